@@ -1,0 +1,416 @@
+"""Configuration: frozen keyword-only dataclasses <-> TOML, `section.key=value` overrides, checked on construction."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import sys
+import types
+import typing
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from distgnn.types import UserError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # Python 3.10
+    import tomli as tomllib
+
+
+def _one_of(section: str, key: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise UserError(f"config: {section}.{key} = {value!r} is not one of {', '.join(allowed)}")
+
+
+def _at_least(section: str, key: str, value: float, low: float) -> None:
+    if not value >= low:
+        raise UserError(f"config: {section}.{key} = {value} must be at least {low}")
+
+
+def _between(section: str, key: str, value: float, low: float, high: float) -> None:
+    if not low <= value < high:
+        raise UserError(f"config: {section}.{key} = {value} must lie in [{low}, {high})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Where results go, and what makes a run repeatable."""
+
+    out: str = ""  # run directory to create (prepare: the dataset directory); empty: runs/<dataset>-<time>
+    path: str = ""  # an existing run: evaluate, distill, recommend
+    seed: int = 0
+    dtype: str = "float32"
+    dump_blocks: bool = False  # write every step's seeds, negatives and drawn edges to OUT/blocks
+    resume: bool = False  # go on from the last checkpoint in `out`
+    tensorboard: bool = True
+
+    def __post_init__(self) -> None:
+        _one_of("run", "dtype", self.dtype, ("float32", "float64"))
+        _between("run", "seed", self.seed, 0, 2**63)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """The interaction log and its split. `path` (prepared) goes before `input` (raw log), that before `name`."""
+
+    name: str = ""  # registry name; with `input`: the name to give the dataset
+    input: str = ""  # raw log, local or any fsspec URI
+    valid_input: str = ""  # with split = "given": validation and test logs
+    test_input: str = ""
+    path: str = ""  # prepared dataset
+    format: str = "auto"
+    user_column: str = "user"
+    item_column: str = "item"
+    timestamp_column: str = ""
+    weight_column: str = ""
+    split: str = "auto"  # auto: given for registry datasets and where test_input is set, else per_user_ratio
+    holdout: int = 1  # leave_last_k: edges a user for test, and as many for validation
+    valid_ratio: float = 0.1
+    test_ratio: float = 0.1
+
+    def __post_init__(self) -> None:
+        _one_of("data", "format", self.format, ("auto", "csv", "parquet", "lightgcn"))
+        _one_of(
+            "data", "split", self.split, ("auto", "given", "leave_last_k", "per_user_ratio", "global_time")
+        )
+        _at_least("data", "holdout", self.holdout, 1)
+        _between("data", "valid_ratio", self.valid_ratio, 0.0, 1.0)
+        _between("data", "test_ratio", self.test_ratio, 0.0, 1.0)
+        if self.valid_ratio + self.test_ratio >= 1.0:
+            raise UserError("config: data.valid_ratio + data.test_ratio must leave something to train on (below 1)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartitionConfig:
+    """How the graph is cut."""
+
+    parts: int = 0  # 0: as many as cluster.workers
+    method: str = "metis"
+    balance: str = "both"  # METIS node weights: nodes (1), edges (degree), both (their mean)
+    memory_gib: float = 0.0  # METIS falls back to `random` above it; 0: what the machine has free
+
+    def __post_init__(self) -> None:
+        _at_least("partition", "parts", self.parts, 0)
+        _one_of("partition", "method", self.method, ("metis", "random"))
+        _one_of("partition", "balance", self.balance, ("nodes", "edges", "both"))
+        _at_least("partition", "memory_gib", self.memory_gib, 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerConfig:
+    """Neighbour sampling. One hop, and so one encoder layer, for each entry of `fanout`."""
+
+    fanout: tuple[int, ...] = (10, 10)
+    topology: str = "auto"
+    threads: int = 1
+    prefetch: int = 4  # minibatches ahead of the trainer
+    expand: str = "all"
+    exclude_targets: bool = True
+    time_respecting: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.fanout or any(f < 1 for f in self.fanout):
+            raise UserError(f"config: sampler.fanout = {list(self.fanout)} must name at least one hop, each at least 1")
+        _one_of("sampler", "topology", self.topology, ("auto", "replicated", "partitioned"))
+        if self.topology == "partitioned":
+            raise UserError("config: sampler.topology = 'partitioned' is not available yet; use 'replicated' or 'auto'")
+        if self.time_respecting:
+            raise UserError("config: sampler.time_respecting = true is not available yet; leave it out")
+        _at_least("sampler", "threads", self.threads, 1)
+        _at_least("sampler", "prefetch", self.prefetch, 1)
+        _one_of("sampler", "expand", self.expand, ("all", "new"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Encoder and tower. `encoder` is lightgcn, gcn, graphsage, or the dotted name of a bipartite PyG layer."""
+
+    encoder: str = "lightgcn"
+    dim: int = 64
+    tower: str = "identity"
+    tower_hidden: tuple[int, ...] = (128,)
+    tower_out: int = 0  # 0: as wide as `dim`
+    dropout: float = 0.0
+    init_std: float = 0.1  # of the embeddings' normal start
+
+    def __post_init__(self) -> None:
+        if "." not in self.encoder:
+            _one_of("model", "encoder", self.encoder, ("lightgcn", "gcn", "graphsage"))
+        _one_of("model", "tower", self.tower, ("identity", "mlp"))
+        _at_least("model", "dim", self.dim, 1)
+        _at_least("model", "tower_out", self.tower_out, 0)
+        _between("model", "dropout", self.dropout, 0.0, 1.0)
+        _at_least("model", "init_std", self.init_std, 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """Training objective. Ranking always goes by the inner product."""
+
+    name: str = "sampled_softmax"
+    negatives: str = "auto"  # in_batch (sampled_softmax), uniform (each edge its own), shared (a step's)
+    num_negatives: int = 1
+    score: str = "auto"  # cosine for sampled_softmax, dot for bpr
+    temperature: float = 0.1
+    logq: bool = False
+
+    def __post_init__(self) -> None:
+        _one_of("loss", "name", self.name, ("bpr", "sampled_softmax"))
+        _one_of("loss", "negatives", self.negatives, ("auto", "in_batch", "uniform", "shared"))
+        _one_of("loss", "score", self.score, ("auto", "cosine", "dot"))
+        _at_least("loss", "num_negatives", self.num_negatives, 1)
+        if not self.temperature > 0:
+            raise UserError(f"config: loss.temperature = {self.temperature} must be positive")
+        if self.name == "bpr" and self.negatives == "in_batch":
+            raise UserError("config: loss.negatives = 'in_batch' goes with loss.name = 'sampled_softmax'; use uniform")
+        if self.name == "bpr" and self.logq:
+            raise UserError("config: loss.logq = true goes with loss.name = 'sampled_softmax'")
+
+    def negatives_kind(self) -> str:
+        """`negatives` with `auto` resolved."""
+        if self.negatives != "auto":
+            return self.negatives
+        return "in_batch" if self.name == "sampled_softmax" else "uniform"
+
+    def score_kind(self) -> str:
+        """`score` with `auto` resolved."""
+        if self.score != "auto":
+            return self.score
+        return "cosine" if self.name == "sampled_softmax" else "dot"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """One optimizer for the embeddings (lazy: only touched rows move) and the dense parameters."""
+
+    name: str = "adam"
+    lr: float = 0.005
+    dense_lr: float = 0.0  # 0: as `lr`
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0  # L2, added to the gradient of the rows touched and of the dense parameters
+
+    def __post_init__(self) -> None:
+        _one_of("optim", "name", self.name, ("adam", "sgd"))
+        _at_least("optim", "lr", self.lr, 0.0)
+        _at_least("optim", "dense_lr", self.dense_lr, 0.0)
+        _between("optim", "beta1", self.beta1, 0.0, 1.0)
+        _between("optim", "beta2", self.beta2, 0.0, 1.0)
+        _at_least("optim", "eps", self.eps, 0.0)
+        _at_least("optim", "weight_decay", self.weight_decay, 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The schedule."""
+
+    epochs: int = 20
+    max_steps: int = 0  # > 0: `fit` alone, that many steps
+    batch_size: int = 2048  # global
+    eval_every: int = 1  # epochs; 0: never (then nothing stops early)
+    patience: int = 3  # evaluations without a better validation NDCG@20
+    log_every: int = 50  # steps in a record of metrics.jsonl
+    phase: str = "both"
+    checkpoint_every: int = 0  # steps; 0: at the end of every epoch
+    keep_checkpoints: int = 2
+
+    def __post_init__(self) -> None:
+        _at_least("train", "epochs", self.epochs, 1)
+        _at_least("train", "max_steps", self.max_steps, 0)
+        _at_least("train", "batch_size", self.batch_size, 1)
+        _at_least("train", "eval_every", self.eval_every, 0)
+        _at_least("train", "patience", self.patience, 1)
+        _at_least("train", "log_every", self.log_every, 1)
+        _at_least("train", "checkpoint_every", self.checkpoint_every, 0)
+        _at_least("train", "keep_checkpoints", self.keep_checkpoints, 1)
+        _one_of("train", "phase", self.phase, ("fit", "full", "both"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Full-catalogue evaluation."""
+
+    split: str = "test"
+    memory_gib: float = 1.0  # per worker, for scores and blocks of item rows
+    sampled: bool = False  # also report inference on sampled neighbourhoods
+    baselines: tuple[str, ...] = ()  # toppop, itemknn, gfcf, als: evaluated in the same table
+
+    def __post_init__(self) -> None:
+        _one_of("evaluate", "split", self.split, ("valid", "test"))
+        if not self.memory_gib > 0:
+            raise UserError(f"config: evaluate.memory_gib = {self.memory_gib} must be positive")
+        for name in self.baselines:
+            _one_of("evaluate", "baselines", name, ("toppop", "itemknn", "gfcf", "als"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaselinesConfig:
+    """Their few hyperparameters."""
+
+    neighbors: int = 200  # itemknn
+    factors: int = 64  # als
+    iterations: int = 15  # als
+    regularization: float = 0.05  # als
+    alpha: float = 1.0  # als: confidence of an interaction
+    singular_vectors: int = 256  # gfcf: ideal low-pass part
+    low_pass_weight: float = 0.3  # gfcf
+
+    def __post_init__(self) -> None:
+        for key in ("neighbors", "factors", "iterations", "singular_vectors"):
+            _at_least("baselines", key, getattr(self, key), 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterConfig:
+    """Workers and what each of them may use."""
+
+    workers: int = 1
+    threads_per_worker: int = 0  # 0: the machine's cores shared out
+    use_gpu: bool = False
+    ray: bool = False
+    timeout_seconds: float = 600.0  # a collective that waits longer ends the run
+
+    def __post_init__(self) -> None:
+        _at_least("cluster", "workers", self.workers, 1)
+        _at_least("cluster", "threads_per_worker", self.threads_per_worker, 0)
+        if self.ray:
+            raise UserError("config: cluster.ray = true is not available yet; use cluster.ray = false")
+        if not self.timeout_seconds > 0:
+            raise UserError(f"config: cluster.timeout_seconds = {self.timeout_seconds} must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """All sections. Build it with `load_config`, or directly with keyword arguments."""
+
+    run: RunConfig = field(default_factory=RunConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    partition: PartitionConfig = field(default_factory=PartitionConfig)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    baselines: BaselinesConfig = field(default_factory=BaselinesConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+
+    def __post_init__(self) -> None:
+        if self.partition.parts and self.cluster.workers > self.partition.parts:
+            raise UserError(
+                f"config: cluster.workers = {self.cluster.workers} is more than partition.parts = "
+                f"{self.partition.parts}; every worker needs a partition: raise parts or lower workers"
+            )
+
+    @property
+    def parts(self) -> int:
+        """Number of partitions, `partition.parts = 0` resolved."""
+        return self.partition.parts or self.cluster.workers
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        """Plain nested dictionaries (tuples become lists)."""
+        return {
+            name: {k: list(v) if isinstance(v, tuple) else v for k, v in section.items()}
+            for name, section in dataclasses.asdict(self).items()
+        }
+
+    def to_toml(self) -> str:
+        """TOML text that `load_config` reads back to an equal Config."""
+        return tomli_w.dumps(self.to_dict())
+
+    def with_overrides(self, overrides: list[str]) -> Config:
+        """A copy with `section.key=value` applied; values are TOML, or bare strings."""
+        values = self.to_dict()
+        _apply_overrides(values, overrides)
+        return config_from_dict(values)
+
+
+def _nearest(word: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.4)
+    return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(known)}"
+
+
+def _coerce(where: str, annotation: Any, value: Any) -> Any:
+    """Check a TOML value against a field's type; ints pass as floats, lists as tuples."""
+    if typing.get_origin(annotation) is tuple:
+        element = typing.get_args(annotation)[0]
+        if isinstance(value, str):
+            value = [part for part in value.split(",") if part]
+        if not isinstance(value, (list, tuple)):
+            value = [value]
+        return tuple(_coerce(where, element, v) for v in value)
+    if isinstance(annotation, types.UnionType):
+        annotation = next(a for a in typing.get_args(annotation) if a is not type(None))
+    if annotation is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if annotation is str and isinstance(value, Path):
+        return str(value)
+    if type(value) is not annotation:
+        raise UserError(f"config: {where} = {value!r} must be of type {annotation.__name__}")
+    return value
+
+
+def config_from_dict(values: dict[str, Any], where: str = "config") -> Config:
+    """Build a Config from nested dictionaries; an unknown section or key is refused with the nearest known one."""
+    sections = {f.name: f for f in fields(Config)}
+    built: dict[str, Any] = {}
+    for name, content in values.items():
+        if name not in sections:
+            raise UserError(f"{where}: unknown section [{name}]{_nearest(name, list(sections))}")
+        if not isinstance(content, dict):
+            raise UserError(f"{where}: {name} must be a section, [{name}], with keys of its own")
+        section_class = typing.get_type_hints(Config)[name]
+        hints = typing.get_type_hints(section_class)
+        known = [f.name for f in fields(section_class)]
+        for key in content:
+            if key not in known:
+                raise UserError(
+                    f"{where}: unknown key {name}.{key}{_nearest(key, known)}"
+                )
+        built[name] = section_class(**{k: _coerce(f"{name}.{k}", hints[k], v) for k, v in content.items()})
+    return Config(**built)
+
+
+def _apply_overrides(values: dict[str, Any], overrides: list[str]) -> None:
+    for text in overrides:
+        key, equals, raw = text.partition("=")
+        section, dot, name = key.strip().partition(".")
+        if not equals or not dot or not name:
+            raise UserError(f"--set {text}: write it as section.key=value")
+        raw = raw.strip()
+        try:
+            value = tomllib.loads(f"v = {raw}")["v"]
+        except tomllib.TOMLDecodeError:
+            value = raw
+        hints = _field_type(section, name)
+        if hints is str and not isinstance(value, str):
+            value = raw
+        values.setdefault(section, {})[name] = value
+
+
+def _field_type(section: str, name: str) -> Any:
+    section_class = typing.get_type_hints(Config).get(section)
+    return typing.get_type_hints(section_class).get(name) if section_class else None
+
+
+def load_config(path: str | Path | None = None, overrides: list[str] | None = None) -> Config:
+    """Read a TOML file (or the defaults) and apply overrides.
+
+    Raises:
+        UserError: unreadable file, bad TOML (with its line), unknown section or key, value of the wrong type or range.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"config: cannot read {path}: {error}") from error
+        except tomllib.TOMLDecodeError as error:
+            raise UserError(f"config: {path} is not valid TOML: {error}") from error
+    _apply_overrides(values, overrides or [])
+    return config_from_dict(values, where=str(path) if path is not None else "config")

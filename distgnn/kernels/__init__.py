@@ -1,0 +1,1 @@
+"""Numba kernels: free functions of arrays and scalars. The caller allocates; argument checks live above this line."""

@@ -1,0 +1,63 @@
+"""Arrays at raw addresses, so that one kernel reads any number of memory-mapped partitions without copying them.
+
+A tuple of arrays would compile anew for every number of partitions. The caller keeps the arrays alive.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+import numpy as np
+from numba import carray, config, njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+_INT64 = np.int64
+
+
+@intrinsic
+def _as_pointer(typing_context, address):
+    """int64 -> void pointer."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
+
+    return types.voidptr(address), generate
+
+
+def _python_array_at(address, n, like):
+    if n == 0:
+        return np.empty(0, like.dtype)
+    buffer = (ctypes.c_char * (int(n) * like.dtype.itemsize)).from_address(int(address))
+    return np.frombuffer(buffer, dtype=like.dtype)
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _compiled_array_at(address, n, like):
+    return carray(_as_pointer(address), (n,), like.dtype)
+
+
+# `array_at(address, n, like)`: the n elements of like's dtype at an int64 address.
+array_at = _python_array_at if config.DISABLE_JIT else _compiled_array_at
+
+
+@njit(nogil=True, cache=True, inline="always")
+def part_of(node, offsets):
+    """Partition that owns a node: the last p with offsets[p, 0] <= node (int64 `[P, 3]`)."""
+    low = 0
+    high = offsets.shape[0]
+    while high - low > 1:
+        middle = (low + high) >> 1
+        if offsets[middle, 0] <= node:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+@njit(nogil=True, cache=True, inline="always")
+def row_bounds(node, part, offsets, indptr_address, like_indptr):
+    """Start and end of a node's row in its partition's `indices`."""
+    row = node - offsets[part, 0]
+    pointers = array_at(indptr_address[part], offsets[part, 2] - offsets[part, 0] + 1, like_indptr)
+    return pointers[row], pointers[row + 1]

@@ -1,0 +1,184 @@
+"""Uniform neighbour sampling without replacement, with target edges excluded inside the pick.
+
+Floyd's algorithm (Bentley and Floyd 1987, "A sample of brilliance"): k of n in k draws, independent of n, so popular
+items do not cost their degree. Draw j is from [0, j] inclusive. With k excluded positions in a row of degree d it runs
+over the d - k allowed ranks, and a rank is mapped past the excluded positions, so the fanout stays full.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from distgnn.kernels.address import array_at, part_of, row_bounds
+from distgnn.kernels.rng import bounded, combine, draw
+
+LINEAR_SCAN = 32  # fanouts up to it look for a repeated pick by a scan, larger ones in a hash table
+
+
+@njit(nogil=True, cache=True, inline="always")
+def past_excluded(rank, excluded, begin, end):
+    """Position of the rank-th element that is not among the sorted positions excluded[begin:end]."""
+    low = begin
+    high = end
+    while low < high:
+        middle = (low + high) >> 1
+        if excluded[middle] - (middle - begin) <= rank:
+            low = middle + 1
+        else:
+            high = middle
+    return rank + (low - begin)
+
+
+@njit(nogil=True, cache=True)
+def pick_positions(key, allowed, fanout, table, generation, picked):
+    """Floyd's draw of `fanout` of `allowed` ranks (fanout < allowed) into picked int64 `[fanout]`.
+
+    Args:
+        key: uint64 of (seed, step, hop, node type, stable id).
+        table: int64 `[2, power of two >= 4 * fanout]`, (generation, rank) slots; used above LINEAR_SCAN only.
+        generation: int64, larger than in any earlier call with this table.
+    """
+    n = 0
+    mask = table.shape[1] - 1
+    for j in range(allowed - fanout, allowed):
+        rank = np.int64(bounded(draw(key, np.uint64(n)), np.uint64(j + 1)))
+        if fanout <= LINEAR_SCAN:
+            for i in range(n):
+                if picked[i] == rank:
+                    rank = j
+                    break
+        else:
+            for _ in range(2):  # at most twice: j itself cannot have been picked before
+                slot = (rank * 0x9E3779B1) & mask
+                repeated = False
+                while table[0, slot] == generation:
+                    if table[1, slot] == rank:
+                        repeated = True
+                        break
+                    slot = (slot + 1) & mask
+                if not repeated:
+                    table[0, slot] = generation
+                    table[1, slot] = rank
+                    break
+                rank = j
+        picked[n] = rank
+        n += 1
+
+
+@njit(nogil=True, cache=True)
+def sample_hop(
+    nodes,
+    first,
+    n_frontier,
+    fanout,
+    hop_key,
+    offsets,
+    indptr_address,
+    indices_address,
+    like_indptr,
+    like_indices,
+    stable_id,
+    excluded_row,
+    excluded_indptr,
+    excluded_position,
+    stamp,
+    local,
+    epoch,
+    indptr,
+    indices,
+):
+    """Draw up to `fanout` in-neighbours for nodes[first:n_frontier], relabel them and append the new ones to `nodes`.
+
+    Args:
+        nodes: int64, room for the frontier and all drawn. hop_key: uint64 of (seed, step, hop).
+        offsets: int64 `[P, 3]` (user start, item start, end). indptr_address, indices_address: int64 `[P]`.
+        like_indptr, like_indices: empty arrays that carry the dtypes at the addresses.
+        stable_id: integer `[N]`.
+        excluded_row: int32 `[N]`, row in excluded_indptr of an endpoint of a target edge, else -1.
+        excluded_indptr, excluded_position: int64, sorted positions to leave out of each such row.
+        stamp, local, epoch: see `relabel.append_distinct`; the frontier is already stamped.
+        indptr: int64 `[n_frontier + 1]`, filled up to `first` already; written from there.
+        indices: int32, room for (n_frontier - first) * fanout more; written: local ids of the drawn neighbours.
+
+    Returns:
+        The number of nodes after appending.
+    """
+    n_nodes = n_frontier
+    edge = indptr[first]
+    size = 8
+    while size < 4 * fanout:
+        size *= 2
+    table = np.zeros((2, size if fanout > LINEAR_SCAN else 8), np.int64)
+    picked = np.empty(fanout, np.int64)
+    for i in range(first, n_frontier):
+        node = nodes[i]
+        part = part_of(node, offsets)
+        begin, end = row_bounds(node, part, offsets, indptr_address, like_indptr)
+        degree = end - begin
+        row = array_at(indices_address[part] + begin * like_indices.itemsize, degree, like_indices)
+        excluded_begin = 0
+        excluded_end = 0
+        if excluded_row[node] >= 0:
+            excluded_begin = excluded_indptr[excluded_row[node]]
+            excluded_end = excluded_indptr[excluded_row[node] + 1]
+        allowed = degree - (excluded_end - excluded_begin)
+        count = min(allowed, fanout)
+        if allowed > fanout:
+            node_type = np.uint64(1) if node >= offsets[part, 1] else np.uint64(0)
+            key = combine(combine(hop_key, node_type), np.uint64(stable_id[node]))
+            pick_positions(key, allowed, fanout, table, i + 1, picked)
+        for c in range(count):
+            rank = picked[c] if allowed > fanout else c
+            neighbor = np.int64(row[past_excluded(rank, excluded_position, excluded_begin, excluded_end)])
+            if stamp[neighbor] != epoch:
+                stamp[neighbor] = epoch
+                local[neighbor] = n_nodes
+                nodes[n_nodes] = neighbor
+                n_nodes += 1
+            indices[edge] = local[neighbor]
+            edge += 1
+        indptr[i + 1] = edge
+    return n_nodes
+
+
+@njit(nogil=True, cache=True)
+def describe_nodes(
+    nodes, offsets, indptr_address, like_indptr, stable_id, node_type, stable, degree
+):
+    """Type (uint8), stable id (int64) and full degree (int64) of nodes int64 `[n]`."""
+    for i in range(nodes.shape[0]):
+        node = nodes[i]
+        part = part_of(node, offsets)
+        begin, end = row_bounds(node, part, offsets, indptr_address, like_indptr)
+        node_type[i] = 1 if node >= offsets[part, 1] else 0
+        stable[i] = stable_id[node]
+        degree[i] = end - begin
+
+
+@njit(nogil=True, cache=True)
+def position_in_row(row, stable_id, wanted):
+    """Position of the neighbour with stable id `wanted` in a row sorted by stable id, or -1."""
+    low = 0
+    high = row.shape[0]
+    while low < high:
+        middle = (low + high) >> 1
+        if stable_id[row[middle]] < wanted:
+            low = middle + 1
+        else:
+            high = middle
+    if low < row.shape[0] and stable_id[row[low]] == wanted:
+        return low
+    return -1
+
+
+@njit(nogil=True, cache=True)
+def target_positions(
+    user, item, offsets, indptr_address, indices_address, like_indptr, like_indices, stable_id, position
+):
+    """Position of each user in its item's row, int64 `[B]` (-1 where the edge is not in the graph)."""
+    for i in range(item.shape[0]):
+        part = part_of(item[i], offsets)
+        begin, end = row_bounds(item[i], part, offsets, indptr_address, like_indptr)
+        row = array_at(indices_address[part] + begin * like_indices.itemsize, end - begin, like_indices)
+        position[i] = position_in_row(row, stable_id, stable_id[user[i]])

@@ -1,0 +1,31 @@
+"""Ordering of node ids by the worker that owns them."""
+
+from __future__ import annotations
+
+from numba import njit
+
+
+@njit(nogil=True, cache=True)
+def route_by_owner(nodes, bounds, counts, order):
+    """Counting sort of nodes int64 `[n]` by owner: worker w owns ids [bounds[w], bounds[w + 1]), bounds int64 `[W + 1]`.
+
+    Args:
+        counts: int64 `[W]` of 0, written. order: int64 `[n]`, written: order[k] is the k-th node's position in `nodes`.
+    """
+    workers = counts.shape[0]
+    for i in range(nodes.shape[0]):
+        for w in range(workers):
+            if nodes[i] < bounds[w + 1]:
+                counts[w] += 1
+                break
+    start = counts.copy()
+    total = 0
+    for w in range(workers):
+        start[w] = total
+        total += counts[w]
+    for i in range(nodes.shape[0]):
+        for w in range(workers):
+            if nodes[i] < bounds[w + 1]:
+                order[start[w]] = i
+                start[w] += 1
+                break

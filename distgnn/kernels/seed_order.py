@@ -1,0 +1,63 @@
+"""The order of training edges: a keyed permutation of [0, E), evaluated for a slice and never materialised.
+
+A balanced Feistel network over the smallest even number of bits that holds E, with cycle walking back into [0, E)
+(Black and Rogaway 2002, "Ciphers with arbitrary finite domains").
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from distgnn.kernels.address import array_at, part_of, row_bounds
+from distgnn.kernels.rng import combine
+
+ROUNDS = 6
+
+
+@njit(nogil=True, cache=True)
+def permuted_slice(start, n, key, out):
+    """out[i] = permutation(start + i) of [0, n), int64; key is a uint64 of (seed, epoch)."""
+    half = np.uint64(1)
+    while (np.uint64(1) << (half + half)) < np.uint64(n):
+        half += np.uint64(1)
+    mask = (np.uint64(1) << half) - np.uint64(1)
+    for i in range(out.shape[0]):
+        x = np.uint64(start + i)
+        while True:
+            left = x >> half
+            right = x & mask
+            for r in range(ROUNDS):
+                left, right = right, left ^ (combine(combine(key, np.uint64(r)), right) & mask)
+            x = (left << half) | right
+            if x < np.uint64(n):
+                break
+        out[i] = np.int64(x)
+
+
+@njit(nogil=True, cache=True)
+def resolve_edges(
+    edge, user_offsets, node_id, offsets, indptr_address, indices_address, like_indptr, like_indices, user, item, position
+):
+    """Users, items (node ids) and positions in the users' rows of edge ids, all int64 `[b]`.
+
+    Edge e belongs to the last stable user u with user_offsets[u] <= e, at position e - user_offsets[u] of u's row.
+    """
+    for i in range(edge.shape[0]):
+        e = edge[i]
+        low = 0
+        high = user_offsets.shape[0] - 1
+        while high - low > 1:
+            middle = (low + high) >> 1
+            if user_offsets[middle] <= e:
+                low = middle
+            else:
+                high = middle
+        # Users without an edge share an offset with the next one: the search ends at the last of them, which has it.
+        node = node_id[low]
+        part = part_of(node, offsets)
+        begin, end = row_bounds(node, part, offsets, indptr_address, like_indptr)
+        row = array_at(indices_address[part] + begin * like_indices.itemsize, end - begin, like_indices)
+        position[i] = e - user_offsets[low]
+        user[i] = node
+        item[i] = row[position[i]]

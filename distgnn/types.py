@@ -1,0 +1,105 @@
+"""Records that cross module borders, and the one exception that users see.
+
+Shape legend: N nodes, E edges, b seed edges of a worker's share, B of the global step, F_h nodes of the cumulative
+frontier before hop h (F_0 are the seeds), L hops, d embedding width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+USER = 0
+ITEM = 1
+
+
+class UserError(ValueError):
+    """A mistake that the user can mend: one line saying what is wrong, where, and what to do (exit code 2)."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(str(message).split()))
+
+
+@dataclass(frozen=True, slots=True)
+class SeedEdges:
+    """One worker's share of the positives of a global step.
+
+    Attributes:
+        step: optimizer step, counted over the whole phase.
+        epoch: epoch of the step.
+        global_size: B, the number of seed edges of the step over all workers.
+        user, item: node ids of the share's edges, int64 `[b]`.
+        global_user, global_item: node ids of all edges of the step, int64 `[B]`, in the order of the epoch's permutation.
+        global_user_position: position of the item in its user's row, int64 `[B]` (the target edges' exclusion needs it).
+        share: positions of the share in the global step, int64 `[b]`, ascending.
+    """
+
+    step: int
+    epoch: int
+    global_size: int
+    user: np.ndarray
+    item: np.ndarray
+    global_user: np.ndarray
+    global_item: np.ndarray
+    global_user_position: np.ndarray
+    share: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One bipartite layer of a minibatch; its destinations are the prefix of its sources.
+
+    Attributes:
+        n_dst, n_src: sizes of F_h and F_(h+1).
+        indptr: int64 `[n_dst + 1]`, offsets of each destination's drawn edges.
+        indices: int32 `[e]`, local source of each drawn edge.
+        degree: int64 `[n_src]`, full training degree of every source (destinations are the prefix).
+    """
+
+    n_dst: int
+    n_src: int
+    indptr: np.ndarray
+    indices: np.ndarray
+    degree: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class MiniBatch:
+    """Everything a worker needs for one step.
+
+    Attributes:
+        step, epoch: of the seeds.
+        global_size: B.
+        blocks: `[L]`, blocks[0] reaches the seeds, blocks[-1] takes the input rows.
+        nodes: node ids of F_L, int64; F_h is its prefix. Seeds are distinct users, then distinct items.
+        node_type, stable_id: of `nodes`, uint8 and int64.
+        n_seed_users, n_seed_items: F_0 is that many users, then that many items.
+        user_index, item_index: rows of the share's edges in the seed users and in the seed items, int64 `[b]`.
+        negative_index: rows of the share's negatives in the seed items, int64 `[b, K]` or `[K]` (shared); `-1` where a
+            user has every item; None with in-batch negatives.
+        masked: `(row, column)` int64 `[2, m]`: logits to drop, columns being the shared negatives or the edges of the
+            global step; None where negatives are drawn an edge.
+        column_logq: log of each column's sampling probability, float32 `[columns]`, or None.
+        share: positions of the share's edges in the global step, int64 `[b]`.
+        column_order: int64 `[B]`, position in the rank-ordered gather of each worker's share of every column (in-batch).
+        sampled_edges: number of drawn edges over the blocks.
+    """
+
+    step: int
+    epoch: int
+    global_size: int
+    blocks: list[Block]
+    nodes: np.ndarray
+    node_type: np.ndarray
+    stable_id: np.ndarray
+    n_seed_users: int
+    n_seed_items: int
+    user_index: np.ndarray
+    item_index: np.ndarray
+    negative_index: np.ndarray | None
+    masked: np.ndarray | None
+    column_logq: np.ndarray | None
+    share: np.ndarray
+    column_order: np.ndarray | None
+    sampled_edges: int
