@@ -1,0 +1,1 @@
+"""From names, files and logs to tables of interactions."""
