@@ -89,8 +89,7 @@ def check_sizes(folder: str, card: dict[str, Any]) -> None:
         uri = storage.join(folder, file)
         if not storage.exists(uri):
             raise UserError(f"{uri}: missing, though {CARD} lists it; fetch the dataset again")
-        filesystem, path = storage.filesystem(uri)
-        size = int(filesystem.size(path))
+        size = storage.size_of(uri)
         if "bytes" in facts and size != facts["bytes"]:
             raise UserError(
                 f"{uri}: has {size} bytes, {CARD} says {facts['bytes']}: truncated or altered; fetch it again"

@@ -43,8 +43,7 @@ class LogFile:
 
     def size(self) -> int:
         """Bytes as stored."""
-        with reading(self.name):
-            return int(self.filesystem.size(self.path))
+        return storage.size_of(self.name)
 
     def open_raw(self) -> Any:
         """The stored bytes."""
@@ -66,14 +65,19 @@ def reading(name: str) -> Iterator[None]:
     """Turn whatever reading a file can raise into one UserError that names it."""
     try:
         yield
+    except UserError:
+        raise
     except FileNotFoundError as error:
         raise UserError(f"{name}: there is no such file; check the path") from error
     except PermissionError as error:
         raise UserError(f"{name}: no permission to read it") from error
     except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
-        raise UserError(f"{name}: cannot be read, it is damaged or not what its name says: {_first_line(error)}") from (
-            error
-        )
+        what = "cannot be read, it is damaged or not what its name says"
+        raise UserError(f"{name}: {what}: {_first_line(error)}") from error
+    except Exception as error:  # a remote store's client has exceptions of its own
+        if storage.is_local(name):
+            raise
+        raise UserError(f"{name}: cannot be read: {_first_line(error)}") from error
 
 
 def _first_line(error: BaseException) -> str:

@@ -329,6 +329,22 @@ def test_any_filesystem(tmp_path: Path) -> None:
         memory.rm("/readers", recursive=True)
 
 
+def test_refusal_of_a_remote_store_is_put_into_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    memory.pipe_file("/readers/log.csv", b"user,item\n1,2\n")
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no credentials\nat all")
+
+    monkeypatch.setattr(type(memory), "_open", refuse)
+    try:
+        assert complaint("memory://readers/log.csv") == "memory:///readers/log.csv: cannot be read: no credentials"
+    finally:
+        memory.rm("/readers", recursive=True)
+
+
 def test_batches_are_bounded_and_the_file_is_streamed(tmp_path: Path) -> None:
     path = tmp_path / "log.parquet"
     pq.write_table(pa.table({"user": list(range(1000)), "item": list(range(1000))}), path)
