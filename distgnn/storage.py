@@ -1,0 +1,430 @@
+"""Files wherever they are (any fsspec URI): atomic writes, checksums, publishing, a local cache, and what fits.
+
+A URI is a local path, `file://...`, or `protocol://...`. Local writes go to a temporary name and are renamed. Object
+stores show a file only when its upload is complete, so there the upload itself is the atomic step.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from fsspec import AbstractFileSystem
+
+from distgnn.types import UserError
+
+MANIFEST = "manifest.json"
+_CHUNK = 1 << 20
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_CGROUP = Path("/sys/fs/cgroup")
+_PROC = Path("/proc")
+# Limit, usage, and the line of memory.stat that counts reclaimable cache.
+_V2_NAMES = ("memory.max", "memory.current", "inactive_file")
+_V1_NAMES = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+
+
+def filesystem(uri: str) -> tuple[AbstractFileSystem, str]:
+    """The filesystem of a URI and the path in it.
+
+    Raises:
+        UserError: an unknown protocol, or one whose package is not installed.
+    """
+    try:
+        found, path = fsspec.core.url_to_fs(os.fspath(uri))
+    except (ValueError, ImportError) as error:
+        raise UserError(f"{uri}: cannot be opened: {error}") from error
+    return found, path
+
+
+def is_local(uri: str) -> bool:
+    """Whether a URI is a path of this machine."""
+    text = os.fspath(uri)
+    return "://" not in text or text.startswith(("file://", "local://"))
+
+
+def join(uri: str, *parts: str) -> str:
+    """A URI with path components appended."""
+    return "/".join([os.fspath(uri).rstrip("/"), *(part.strip("/") for part in parts)])
+
+
+def local_path(uri: str) -> Path:
+    """The absolute path of a local URI."""
+    assert is_local(uri)
+    return Path(filesystem(uri)[1])
+
+
+def _words(error: BaseException) -> str:
+    """The first line of what went wrong."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__
+
+
+@contextmanager
+def _reading(uri: str) -> Iterator[None]:
+    """Turn what reading can raise into one UserError; a remote store's client has exceptions of its own."""
+    try:
+        yield
+    except UserError:
+        raise
+    except FileNotFoundError as error:
+        raise UserError(f"{uri}: there is no such file; check the path") from error
+    except OSError as error:
+        raise UserError(f"{uri}: cannot be read: {_words(error)}") from error
+    except Exception as error:
+        if is_local(uri):
+            raise
+        raise UserError(f"{uri}: cannot be read: {_words(error)}") from error
+
+
+@contextmanager
+def writing(uri: str) -> Iterator[None]:
+    """Turn what writing can raise (no space left, no permission, a store's refusal) into one UserError."""
+    try:
+        yield
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"{uri}: cannot be written: {_words(error)}{_advice(error)}") from error
+    except Exception as error:
+        if is_local(uri):
+            raise
+        raise UserError(f"{uri}: cannot be written: {_words(error)}") from error
+
+
+def _advice(error: OSError) -> str:
+    return "; free some space or write elsewhere" if error.errno in _NO_SPACE else ""
+
+
+def exists(uri: str) -> bool:
+    """Whether a file or a folder is there."""
+    found, path = filesystem(uri)
+    with _reading(uri):
+        return bool(found.exists(path))
+
+
+def read_bytes(uri: str) -> bytes:
+    """The content of a file.
+
+    Raises:
+        UserError: missing or unreadable.
+    """
+    found, path = filesystem(uri)
+    with _reading(uri):
+        return bytes(found.cat_file(path))
+
+
+def read_json(uri: str) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        UserError: missing, unreadable, or no JSON object.
+    """
+    try:
+        content = json.loads(read_bytes(uri))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{uri}: not valid JSON ({error}); it is damaged") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{uri}: holds no JSON object; it is damaged")
+    return content
+
+
+def write_bytes(uri: str, content: bytes) -> None:
+    """Write a file whole or not at all; folders above it are made.
+
+    Raises:
+        UserError: no space, no permission, or another refusal.
+    """
+    with writing(uri):
+        if is_local(uri):
+            _replace(local_path(uri), content)
+        else:
+            found, path = filesystem(uri)
+            found.pipe_file(path, content)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with open(temporary, "xb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(uri: str, content: dict[str, Any]) -> None:
+    """Write a JSON object, indented, as `write_bytes` does."""
+    write_bytes(uri, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def sha256_of(uri: str) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    found, path = filesystem(uri)
+    digest = hashlib.sha256()
+    with _reading(uri), found.open(path, "rb") as stream:
+        while block := stream.read(_CHUNK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def size_of(uri: str) -> int:
+    """Bytes of a file."""
+    found, path = filesystem(uri)
+    with _reading(uri):
+        return int(found.size(path))
+
+
+def cache_dir() -> Path:
+    """`$DISTGNN_CACHE`, or `~/.cache/distgnn`."""
+    return Path(os.environ.get("DISTGNN_CACHE") or Path.home() / ".cache" / "distgnn")
+
+
+def local_copy(uri: str, sha256: str | None = None) -> Path:
+    """A local file with the content of a URI: itself, or a copy in the cache, downloaded once.
+
+    Copies lie in the cache by their content's hash. Without `sha256` the store's own version mark (size, date, etag)
+    says whether the copy is still current.
+
+    Raises:
+        UserError: missing, unreadable, or of another hash than `sha256` (remote files; a local one is not read).
+    """
+    if is_local(uri):
+        path = local_path(uri)
+        if not path.exists():
+            raise UserError(f"{uri}: there is no such file; check the path")
+        return path
+    note = None
+    if sha256 is None:
+        note = cache_dir() / "versions" / _version_mark(uri)
+        sha256 = note.read_text() if note.exists() else None
+    name = uri.rsplit("/", 1)[-1]
+    if sha256 is not None and (copy := _object(sha256, name)).exists():
+        return copy
+    copy, actual = _download(uri, name, sha256)
+    if note is not None:
+        write_bytes(str(note), actual.encode())
+    return copy
+
+
+def _object(sha256: str, name: str) -> Path:
+    return cache_dir() / "objects" / sha256 / name
+
+
+def _version_mark(uri: str) -> str:
+    found, path = filesystem(uri)
+    with _reading(uri):
+        found.invalidate_cache()
+        mark = found.ukey(path)
+    return hashlib.sha256(f"{uri}\n{mark}".encode()).hexdigest()
+
+
+def _download(uri: str, name: str, expected: str | None) -> tuple[Path, str]:
+    """Fetch into the cache, checking the hash; the copy and its hash."""
+    found, path = filesystem(uri)
+    partial = cache_dir() / "objects" / f".partial-{uuid.uuid4().hex}"
+    try:
+        with _reading(uri), found.open(path, "rb") as source:
+            with writing(str(partial)):
+                partial.parent.mkdir(parents=True, exist_ok=True)
+            actual = _copy_stream(source, partial)
+        if expected is not None and actual != expected:
+            raise UserError(f"{uri}: altered or truncated: its sha256 is {actual}, expected {expected}")
+        copy = _object(actual, name)
+        with writing(str(copy)):
+            copy.parent.mkdir(exist_ok=True)
+            os.replace(partial, copy)
+    finally:
+        partial.unlink(missing_ok=True)
+    return copy, actual
+
+
+def _copy_stream(source: Any, target: Path) -> str:
+    digest = hashlib.sha256()
+    with writing(str(target)), open(target, "xb") as sink:
+        while block := source.read(_CHUNK):
+            digest.update(block)
+            sink.write(block)
+    return digest.hexdigest()
+
+
+@contextmanager
+def publish_directory(uri: str) -> Iterator[Path]:
+    """Fill a folder out of sight and publish it in one step.
+
+    Yields a local staging folder. On a clean exit a local one is renamed to its target; a remote one is uploaded,
+    `manifest.json` last, so that readers who ask for the manifest see all or nothing. On any error it is removed. A
+    killed process leaves at most a hidden `.<name>.partial-*` beside the target, removed when the target is next
+    published.
+
+    Raises:
+        UserError: the target is in use (a file, or a folder with something in it), or can't be written.
+    """
+    refuse_used(uri)
+    target = local_path(uri) if is_local(uri) else cache_dir() / "uploads" / hashlib.sha256(uri.encode()).hexdigest()
+    with writing(uri):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(target)
+        staging, lock = _make_staging(target)
+    try:
+        try:
+            yield staging
+        except OSError as error:
+            if error.errno in _NO_SPACE:
+                raise UserError(f"{uri}: cannot be written: {_words(error)}{_advice(error)}") from error
+            raise
+        if is_local(uri):
+            _rename_into_place(staging, target, uri)
+        else:
+            _upload(staging, uri)
+    finally:
+        os.close(lock)
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def refuse_used(uri: str) -> None:
+    """Refuse an output folder that already holds something."""
+    found, path = filesystem(uri)
+    with _reading(uri):
+        found.invalidate_cache()
+        used = found.isfile(path) or (found.isdir(path) and bool(found.ls(path, detail=False)))
+    if used:
+        raise _in_use(uri)
+
+
+def _in_use(uri: str) -> UserError:
+    return UserError(f"output folder {uri} is in use: choose another run.out or remove it")
+
+
+def _make_staging(target: Path) -> tuple[Path, int]:
+    """A hidden folder beside the target, and the descriptor whose lock says that its owner is alive."""
+    while True:
+        staging = target.with_name(f".{target.name}.partial-{uuid.uuid4().hex[:12]}")
+        staging.mkdir()
+        lock = os.open(staging, os.O_RDONLY)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if staging.exists():  # another publisher may have taken it for abandoned before it was locked
+            return staging, lock
+        os.close(lock)
+
+
+def _remove_abandoned(target: Path) -> None:
+    for folder in target.parent.glob(f".{target.name}.partial-*"):
+        with suppress(OSError):
+            lock = os.open(folder, os.O_RDONLY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(lock)
+
+
+def _rename_into_place(staging: Path, target: Path, uri: str) -> None:
+    try:
+        os.rename(staging, target)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise _in_use(uri) from error
+        raise UserError(f"{uri}: cannot be written: {_words(error)}{_advice(error)}") from error
+
+
+def _upload(staging: Path, uri: str) -> None:
+    found, root = filesystem(uri)
+    files = sorted(path for path in staging.rglob("*") if path.is_file())
+    files.sort(key=lambda path: path == staging / MANIFEST)
+    sent: list[str] = []
+    try:
+        with writing(uri):
+            for file in files:
+                target = join(root, file.relative_to(staging).as_posix())
+                found.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
+                sent.append(target)
+                found.put_file(str(file), target)
+    except BaseException:
+        for target in reversed(sent):
+            with suppress(Exception):
+                found.rm_file(target)
+        raise
+
+
+def require_free_space(uri: str, nbytes: int, what: str) -> None:
+    """Refuse early what a disk can't hold: the target's, or the staging folder's where the target is remote.
+
+    Raises:
+        UserError: fewer than `nbytes` bytes are free.
+    """
+    folder = local_path(uri) if is_local(uri) else cache_dir()
+    folder = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(folder).free
+    if free < nbytes:
+        raise UserError(
+            f"{what} needs about {gib(nbytes)} at {folder}, where {gib(free)} are left;"
+            f" free some space or write elsewhere"
+        )
+
+
+def available_memory() -> int:
+    """Bytes that this process may still take: what the machine has free, or the tightest control group above it."""
+    return max(min([_machine_available(), *_cgroup_available()]), 0)
+
+
+def _machine_available() -> int:
+    for line in (_PROC / "meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) << 10
+    raise AssertionError("/proc/meminfo has no MemAvailable")
+
+
+def _cgroup_available() -> Iterator[int]:
+    """What each control group (v1, v2) from the process's own to the root leaves; reclaimable cache counts as free."""
+    for line in _lines(_PROC / "self" / "cgroup"):
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            root, (limit, usage, cache) = _CGROUP, _V2_NAMES
+        elif "memory" in controllers.split(","):
+            root, (limit, usage, cache) = _CGROUP / "memory", _V1_NAMES
+        else:
+            continue
+        own = root / path.lstrip("/")
+        for folder in [own, *own.parents]:
+            yield from _left(folder / limit, folder / usage, folder / "memory.stat", cache)
+            if folder == root:
+                break
+
+
+def _left(limit: Path, usage: Path, stat: Path, cache: str) -> Iterator[int]:
+    try:
+        most, used = int(limit.read_text()), int(usage.read_text())
+    except (OSError, ValueError):  # no such file, or "max"
+        return
+    reclaimable = next((int(line.split()[1]) for line in _lines(stat) if line.split()[0] == cache), 0)
+    yield most - used + min(reclaimable, used)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text().splitlines()
+    except OSError:
+        return []
+
+
+def gib(nbytes: int) -> str:
+    """Bytes in words: `1.50 GiB`, or `12.3 MiB` below a hundredth of one."""
+    if nbytes < 2**30 / 100:
+        return f"{nbytes / 2**20:.1f} MiB"
+    return f"{nbytes / 2**30:.2f} GiB"
