@@ -1,7 +1,7 @@
 """Ranking metrics of top-k lists over the whole catalogue.
 
-n users, k list length, m items. Lists are int64 `[n, k]` of stable items, best first, -1 where a user has fewer unseen items.
-Relevant items ("targets") are an int64 CSR over the users, ascending within a row, never empty.
+n users, k list length, m items. Lists are int64 `[n, k]` of stable items, best first, -1 where a user has fewer unseen
+ones. Relevant items ("targets") are an int64 CSR over the users, ascending within a row, never empty.
 
     recall@k   hits in the first k / |targets|
     ndcg@k     sum over hits of 1 / log2(position + 1), divided by that of min(k, |targets|) hits at the top
@@ -38,14 +38,14 @@ def hit_matrix(top_items: np.ndarray, target_indptr: np.ndarray, target_items: n
 
 def recall(hits: np.ndarray, n_targets: np.ndarray, k: int) -> np.ndarray:
     """Recall at k, float64 `[n]`, of hits bool `[n, >= k]` and n_targets int64 `[n]`."""
-    return hits[:, :k].sum(axis=1) / n_targets
+    return np.asarray(hits[:, :k].sum(axis=1) / n_targets)
 
 
 def ndcg(hits: np.ndarray, n_targets: np.ndarray, k: int) -> np.ndarray:
     """Normalised discounted cumulative gain at k, float64 `[n]`; the ideal one is truncated at k."""
     gain = 1.0 / np.log2(np.arange(2, k + 2))
     ideal = np.cumsum(gain)
-    return hits[:, :k] @ gain[: hits.shape[1]] / ideal[np.minimum(n_targets, k) - 1]
+    return np.asarray(hits[:, :k] @ gain[: hits.shape[1]] / ideal[np.minimum(n_targets, k) - 1])
 
 
 def hit(hits: np.ndarray, k: int) -> np.ndarray:
@@ -86,6 +86,7 @@ def tail_items(item_degree: np.ndarray, head_share: float = HEAD_SHARE) -> np.nd
 
     Args:
         item_degree: training edges of each item, int64 `[m]`.
+        head_share: in (0, 1].
     """
     order = np.argsort(-item_degree, kind="stable")
     reached = np.cumsum(item_degree[order])
@@ -123,8 +124,11 @@ def metric_sums(
         top_items: int64 `[n, max(ks)]`.
         first_rank: position of each user's first target in the full ranking, int64 `[n]`, 0 without one; None: `mrr@K`
             takes the place of `mrr`.
+        target_indptr: int64 `[n + 1]`.
+        target_items: int64 `[target_indptr[-1]]`.
         user_degree: training edges of the users, int64 `[n]`.
-        tail, cold: bool `[m]`, items of the two slices.
+        tail: bool `[m]`, items of the long tail.
+        cold: bool `[m]`, items without a training edge.
         ks: cut-offs.
     """
     longest = max(ks)

@@ -47,11 +47,7 @@ def gini(exposure):
 
 
 def evaluate(scores, users, seen, targets, item_degree, user_degree, ks):
-    """Metrics of a dense score matrix.
-
-    Args:
-        scores: `[n, n_items]`. users: stable ids. seen, targets: one set a user. user_degree: one a user.
-    """
+    """Metrics of scores `[n, n_items]` of stable users; seen and targets hold a set, user_degree a number a user."""
     longest = max(ks)
     values: dict[str, list[float]] = {}
     exposure = [0] * scores.shape[1]

@@ -1,7 +1,7 @@
 """Top-k over blocks of items, exact ranks, and top-k of sparse rows.
 
-The order of a user's items is (score descending, hash of (stable user, stable item) ascending). For one user the hash is a
-bijection of the item, so the order is total and does not depend on how the catalogue is cut into blocks.
+The order of a user's items is (score descending, hash of (stable user, stable item) ascending). For one user the hash
+is a bijection of the item, so the order is total and does not depend on how the catalogue is cut into blocks.
 
 A row of scores is read a few times while it sits in the cache; nearly all of its tiles fail one vectorised compare with
 the user's worst kept score. Masked scores are -inf, so every score must come in finite.
@@ -34,9 +34,11 @@ def mask_seen(scores, column_of, seen_indptr, seen_items, first_row):
     """Set the scores of seen items to -inf, in place.
 
     Args:
-        scores: float `[c, m]`, rows of task users first_row .. first_row + c.
+        scores: float `[c, m]`, of the users first_row .. first_row + c.
         column_of: int32 `[n_items]`, column of a stable item in this block or -1.
-        seen_indptr, seen_items: int64 CSR of stable items over all task users.
+        seen_indptr: int64 `[n + 1]`, offsets of all users' seen items.
+        seen_items: int64, stable items.
+        first_row: user of the first row.
 
     Returns:
         The number of scores that were not finite before the masking.
@@ -59,8 +61,12 @@ def update_top_k(scores, items, users, first_row, top_score, top_item):
     """Merge a block of masked scores into the users' running top-k.
 
     Args:
-        scores: float `[c, m]`, -inf where masked. items: int64 `[m]` stable ids. users: int64 `[n]` stable ids.
-        top_score: float64 `[n, k]`, starts at -inf. top_item: int64 `[n, k]`, starts at -1; both best first.
+        scores: float `[c, m]`, -inf where masked.
+        items: stable ids of the columns, int64 `[m]`.
+        users: stable ids of all users, int64 `[n]`.
+        first_row: user of the first row.
+        top_score: float64 `[n, k]`, best first, starts at -inf.
+        top_item: int64 `[n, k]`, best first, starts at -1.
     """
     k = top_item.shape[1]
     m = scores.shape[1]
@@ -83,9 +89,7 @@ def update_top_k(scores, items, users, first_row, top_score, top_item):
                 if score < threshold or score == -np.inf:
                     continue
                 key = tie_key(user, items[c])
-                if kept_item[k - 1] >= 0 and not _ahead(
-                    score, key, kept_score[k - 1], tie_key(user, kept_item[k - 1])
-                ):
+                if kept_item[k - 1] >= 0 and not _ahead(score, key, kept_score[k - 1], tie_key(user, kept_item[k - 1])):
                     continue
                 j = k - 1
                 while j > 0 and (
@@ -105,8 +109,13 @@ def update_best_target(scores, column_of, users, first_row, target_indptr, targe
 
     Args:
         scores: float `[c, m]`, -inf where masked (a masked target is never ranked).
-        column_of: as in `mask_seen`. target_indptr, target_items: int64 CSR of stable items over all task users.
-        best_score: float64 `[n]`, starts at -inf. best_item: int64 `[n]`, starts at -1.
+        column_of: int32 `[n_items]`, column of a stable item in this block or -1.
+        users: stable ids of all users, int64 `[n]`.
+        first_row: user of the first row.
+        target_indptr: int64 `[n + 1]`, offsets of all users' targets.
+        target_items: int64, stable items.
+        best_score: float64 `[n]`, starts at -inf.
+        best_item: int64 `[n]`, starts at -1.
     """
     for r in range(scores.shape[0]):
         i = first_row + r
@@ -128,7 +137,14 @@ def count_ahead(scores, items, users, first_row, best_score, best_item, wanted, 
     """Add the number of items of a block that rank before each user's first target.
 
     Args:
-        scores: float `[c, m]`, -inf where masked. wanted: bool `[n]`, users to count for. ahead: int64 `[n]`, added to.
+        scores: float `[c, m]`, -inf where masked.
+        items: stable ids of the columns, int64 `[m]`.
+        users: stable ids of all users, int64 `[n]`.
+        first_row: user of the first row.
+        best_score: float64 `[n]`, of the first targets.
+        best_item: int64 `[n]`, the first targets.
+        wanted: bool `[n]`, users to count for.
+        ahead: int64 `[n]`, added to.
     """
     for r in range(scores.shape[0]):
         i = first_row + r
@@ -151,7 +167,7 @@ def count_ahead(scores, items, users, first_row, best_score, best_item, wanted, 
 
 @njit(nogil=True, cache=True)
 def mark_hits(top_items, target_indptr, target_items, hits):
-    """hits bool `[n, k]`: whether each of top_items int64 `[n, k]` is among the user's ascending targets (int64 CSR)."""
+    """Set hits bool `[n, k]` where top_items int64 `[n, k]` are among the user's ascending targets (int64 CSR)."""
     for i in range(top_items.shape[0]):
         for j in range(top_items.shape[1]):
             item = top_items[i, j]
@@ -170,11 +186,17 @@ def mark_hits(top_items, target_indptr, target_items, hits):
 def top_k_of_rows(indptr, indices, values, first_row, k, out_indptr, out_indices, out_values):
     """Keep the k largest entries of every row of a CSR matrix, in the order they stood in.
 
-    Equal values at the threshold go by the hash of (row, column), so that no item profits from its place in the catalogue.
+    Equal values at the threshold go by the hash of (row, column): no item profits from its place in the catalogue.
 
     Args:
-        indptr: integer `[n + 1]`. indices: integer `[e]`. values: float `[e]`. first_row: row id of row 0, for the hash.
-        out_indptr: int64 `[n + 1]`. out_indices, out_values: room for sum(min(k, entries of the row)).
+        indptr: integer `[n + 1]`.
+        indices: integer `[e]`.
+        values: float `[e]`.
+        first_row: row id of row 0, for the hash.
+        k: entries to keep of a row.
+        out_indptr: int64 `[n + 1]`.
+        out_indices: integer, room for the sum of min(k, entries of the row).
+        out_values: float, as much.
     """
     out = 0
     out_indptr[0] = 0
@@ -198,9 +220,7 @@ def top_k_of_rows(indptr, indices, values, first_row, k, out_indptr, out_indices
                     equal += 1
             last_key = np.partition(keys, k - above - 1)[k - above - 1]
         for e in range(begin, end):
-            if values[e] > threshold or (
-                values[e] == threshold and tie_key(first_row + r, indices[e]) <= last_key
-            ):
+            if values[e] > threshold or (values[e] == threshold and tie_key(first_row + r, indices[e]) <= last_key):
                 out_indices[out] = indices[e]
                 out_values[out] = values[e]
                 out += 1
@@ -212,7 +232,11 @@ def add_sparse_rows(indptr, indices, values, row_indptr, row_indices, scores):
     """Add to each user's scores the sparse rows of the user's items: scores += R S.
 
     Args:
-        indptr, indices, values: CSR of S `[n_items, m]`. row_indptr, row_indices: CSR of the binary R `[c, n_items]`.
+        indptr: of the CSR S `[n_items, m]`.
+        indices: of S.
+        values: of S.
+        row_indptr: of the binary CSR R `[c, n_items]`.
+        row_indices: of R.
         scores: float `[c, m]`, added to.
     """
     for r in range(scores.shape[0]):

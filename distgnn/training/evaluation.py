@@ -1,9 +1,9 @@
 """Full-catalogue ranking evaluation: every item scored, seen items masked, memory bounded.
 
-    for each block of items:            every worker passes over all of them (payloads may be moved by collectives)
-        for each chunk of my users:     scores -> mask seen -> running top-k, first target
-    second pass, if some user's first target lies below the top-k: count the items ahead of it (exact MRR)
-    metrics' sums and the items' exposure are added up over the workers
+for each block of items:            every worker passes over all of them (payloads may be moved by collectives)
+    for each chunk of my users:     scores -> mask seen -> running top-k, first target
+second pass, if some user's first target lies below the top-k: count the items ahead of it (exact MRR)
+metrics' sums and the items' exposure are added up over the workers
 """
 
 from __future__ import annotations
@@ -304,7 +304,8 @@ def build_ranking_task(
 
     Args:
         topology: the training graph in use (`fit` for validation, `full` for test).
-        user, item: stable ids of the held-out edges of all users, integer `[n_edges]`.
+        user: stable users of the held-out edges of all workers, integer `[n_edges]`.
+        item: their stable items.
         node_range: (start, stop) node ids that this worker owns; None: all.
     """
     low, high = node_range if node_range is not None else (0, topology.n_nodes)

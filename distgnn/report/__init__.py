@@ -1,0 +1,6 @@
+"""Run report: report.json for programs, report.html for people, a table for the terminal."""
+
+from distgnn.report.table import format_table
+from distgnn.report.writer import write_report
+
+__all__ = ["format_table", "write_report"]
