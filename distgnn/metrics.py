@@ -50,7 +50,7 @@ def ndcg(hits: np.ndarray, n_targets: np.ndarray, k: int) -> np.ndarray:
 
 def hit(hits: np.ndarray, k: int) -> np.ndarray:
     """1.0 where any of the first k entries is a hit, float64 `[n]`."""
-    return hits[:, :k].any(axis=1).astype(np.float64)
+    return np.asarray(hits[:, :k].any(axis=1), np.float64)
 
 
 def reciprocal_rank(first_rank: np.ndarray) -> np.ndarray:
