@@ -1,0 +1,1 @@
+"""Training loop, inference, evaluation and checkpoints on plain torch.distributed."""
