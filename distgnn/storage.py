@@ -211,7 +211,7 @@ def local_copy(uri: str, sha256: str | None = None) -> Path:
         return path
     note = None
     if sha256 is None:
-        note = cache_dir() / "versions" / _version_mark(uri)
+        note = cache_dir() / "versions" / version_mark(uri)
         sha256 = note.read_text() if note.exists() else None
     name = uri.rsplit("/", 1)[-1]
     if sha256 is not None and (copy := _object(sha256, name)).exists():
@@ -226,7 +226,8 @@ def _object(sha256: str, name: str) -> Path:
     return cache_dir() / "objects" / sha256 / name
 
 
-def _version_mark(uri: str) -> str:
+def version_mark(uri: str) -> str:
+    """A hash that changes when a file does, by what its store says of it (size, date, etag), without reading it."""
     found, path = filesystem(uri)
     with _reading(uri):
         found.invalidate_cache()

@@ -31,8 +31,12 @@ class Interactions:
 
     def select(self, where: np.ndarray) -> Interactions:
         """The edges at a mask or ascending positions."""
-        columns = (self.user, self.item, self.timestamp, self.weight)
-        return Interactions(*(None if column is None else column[where] for column in columns))
+        return Interactions(
+            self.user[where],
+            self.item[where],
+            None if self.timestamp is None else self.timestamp[where],
+            None if self.weight is None else self.weight[where],
+        )
 
 
 def group_order(group: np.ndarray, n_groups: int, order: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:

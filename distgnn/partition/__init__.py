@@ -1,0 +1,1 @@
+"""From distinct edges to a partitioned dataset on disk."""
