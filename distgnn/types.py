@@ -33,6 +33,8 @@ class SeedEdges:
         global_user, global_item: node ids of all edges of the step, int64 `[B]`, in the order of the epoch's permutation.
         global_user_position: position of the item in its user's row, int64 `[B]` (the target edges' exclusion needs it).
         share: positions of the share in the global step, int64 `[b]`, ascending.
+        share_sizes: edges of each worker's share, int64 `[W]`.
+        column_order: int64 `[B]`, row of every edge of the step in the shares concatenated in rank order.
     """
 
     step: int
@@ -44,6 +46,8 @@ class SeedEdges:
     global_item: np.ndarray
     global_user_position: np.ndarray
     share: np.ndarray
+    share_sizes: np.ndarray
+    column_order: np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,15 +79,18 @@ class MiniBatch:
         nodes: node ids of F_L, int64; F_h is its prefix. Seeds are distinct users, then distinct items.
         node_type, stable_id: of `nodes`, uint8 and int64.
         n_seed_users, n_seed_items: F_0 is that many users, then that many items.
-        user_index, item_index: rows of the share's edges in the seed users and in the seed items, int64 `[b]`.
-        negative_index: rows of the share's negatives in the seed items, int64 `[b, K]` or `[K]` (shared); `-1` where a
-            user has every item; None with in-batch negatives.
-        masked: `(row, column)` int64 `[2, m]`: logits to drop, columns being the shared negatives or the edges of the
-            global step; None where negatives are drawn an edge.
-        column_logq: log of each column's sampling probability, float32 `[columns]`, or None.
+        user_index, item_index: rows of the share's edges in F_0, int64 `[b]`.
+        negative_index: rows of the negatives in F_0, int64 `[b, K]`, or `[K]` (shared); -1 where a user has every item;
+            None with in-batch negatives.
+        seed_index: rows in F_0 of seeds given as nodes, int64 `[n]`; None where the seeds are edges.
+        masked: `(row, column)` int64 `[2, m]`: training positives of the row's user among the columns (the shared
+            negatives, or the edges of the global step), but for the row's own; None where negatives are drawn an edge.
+        column_item: node ids of the columns, int64 `[C]`, or None.
+        column_order: int64 `[B]`, row of every column in the shares gathered in rank order (in-batch), or None.
         share: positions of the share's edges in the global step, int64 `[b]`.
-        column_order: int64 `[B]`, position in the rank-ordered gather of each worker's share of every column (in-batch).
+        share_sizes: edges of each worker's share, int64 `[W]`.
         sampled_edges: number of drawn edges over the blocks.
+        seconds: wall time of the sampling.
     """
 
     step: int
@@ -98,8 +105,11 @@ class MiniBatch:
     user_index: np.ndarray
     item_index: np.ndarray
     negative_index: np.ndarray | None
+    seed_index: np.ndarray | None
     masked: np.ndarray | None
-    column_logq: np.ndarray | None
-    share: np.ndarray
+    column_item: np.ndarray | None
     column_order: np.ndarray | None
+    share: np.ndarray
+    share_sizes: np.ndarray
     sampled_edges: int
+    seconds: float

@@ -1,0 +1,136 @@
+"""In-memory or memory-mapped CSC topology of a partitioned interaction graph.
+
+Nodes are users and items. A partition owns one contiguous range of node ids, its users first, then its items; the row
+of a node lists its neighbours' node ids, ordered by the neighbours' stable ids, so that a position in a row means the
+same edge at every number of partitions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from distgnn.kernels.neighbor_sampling import describe_nodes
+from distgnn.types import USER
+
+
+class Topology:
+    """CSC in-edges of all partitions, read in place.
+
+    Args:
+        offsets: int64 `[P, 3]`, (user start, item start, end) of each partition's node ids.
+        stable_id: integer `[N]`, node id -> stable id within its type.
+        node_id: integer `[N]`, stable users' node ids, then stable items'.
+        parts: P pairs of indptr int64 `[n_p + 1]` and indices int32 or int64 `[e_p]` (node ids).
+        user_offsets: int64 `[n_users + 1]`, cumulative degrees of the users in stable order: edge id e belongs to the
+            user whose range holds it.
+    """
+
+    def __init__(
+        self,
+        offsets: np.ndarray,
+        stable_id: np.ndarray,
+        node_id: np.ndarray,
+        parts: Sequence[tuple[np.ndarray, np.ndarray]],
+        user_offsets: np.ndarray,
+    ) -> None:
+        self.offsets = np.ascontiguousarray(offsets, dtype=np.int64)
+        self.stable_id = stable_id
+        self.node_id = node_id
+        self.user_offsets = user_offsets
+        # A memory map is passed on as a plain array: the kernels compile once for both.
+        self._indptr = [np.asarray(indptr).view(np.ndarray) for indptr, _ in parts]
+        self._indices = [np.asarray(indices).view(np.ndarray) for _, indices in parts]
+        self.n_users = len(user_offsets) - 1
+        self.n_nodes = int(self.offsets[-1, 2])
+        self.n_items = self.n_nodes - self.n_users
+        self.n_parts = len(parts)
+        self.n_edges = int(user_offsets[-1])
+        self.indptr_address = np.array([a.ctypes.data for a in self._indptr], np.int64)
+        self.indices_address = np.array([a.ctypes.data for a in self._indices], np.int64)
+        self.like_indptr = np.empty(0, np.int64)
+        self.like_indices = np.empty(0, self._indices[0].dtype)
+        for indptr, indices in zip(self._indptr, self._indices, strict=True):
+            assert indptr.dtype == np.int64 and indices.dtype == self.like_indices.dtype
+            assert indptr.flags.c_contiguous and indices.flags.c_contiguous
+
+    @classmethod
+    def from_edges(cls, user: np.ndarray, item: np.ndarray, n_users: int, n_items: int) -> Topology:
+        """One partition whose node ids are the stable users, then n_users + the stable items.
+
+        Args:
+            user, item: stable ids of distinct edges, integer `[E]`.
+        """
+        user = np.asarray(user, np.int64)
+        item = np.asarray(item, np.int64)
+        n_nodes = n_users + n_items
+        dtype = np.int32 if n_nodes < 2**31 else np.int64
+        by_user = np.lexsort((item, user))
+        by_item = np.lexsort((user, item))
+        degree = np.concatenate([np.bincount(user, minlength=n_users), np.bincount(item, minlength=n_items)])
+        indptr = np.concatenate([[0], np.cumsum(degree)]).astype(np.int64)
+        indices = np.concatenate([n_users + item[by_user], user[by_item]]).astype(dtype)
+        stable = np.concatenate([np.arange(n_users), np.arange(n_items)]).astype(dtype)
+        return cls(
+            np.array([[0, n_users, n_nodes]]),
+            stable,
+            np.arange(n_nodes, dtype=dtype),
+            [(indptr, indices)],
+            indptr[: n_users + 1].copy(),
+        )
+
+    def part_arrays(self, part: int) -> tuple[np.ndarray, np.ndarray]:
+        """(indptr, indices) of one partition."""
+        return self._indptr[part], self._indices[part]
+
+    def row(self, node: int) -> np.ndarray:
+        """Neighbours' node ids of one node, integer `[degree]`."""
+        part = int(np.searchsorted(self.offsets[:, 0], node, side="right")) - 1
+        row = node - self.offsets[part, 0]
+        indptr = self._indptr[part]
+        return self._indices[part][indptr[row] : indptr[row + 1]]
+
+    def describe(self, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Type uint8, stable id int64 and degree int64 of nodes int64 `[n]`."""
+        node_type = np.empty(len(nodes), np.uint8)
+        stable = np.empty(len(nodes), np.int64)
+        degree = np.empty(len(nodes), np.int64)
+        describe_nodes(
+            nodes,
+            self.offsets,
+            self.indptr_address,
+            self.like_indptr,
+            self.stable_id,
+            node_type,
+            stable,
+            degree,
+        )
+        return node_type, stable, degree
+
+    def degree(self, nodes: np.ndarray) -> np.ndarray:
+        """Degrees int64 of nodes int64 `[n]`."""
+        return self.describe(np.asarray(nodes, np.int64))[2]
+
+    def nbytes(self) -> int:
+        """Bytes of the topology's arrays, for memory statements."""
+        return sum(a.nbytes for a in self._indptr + self._indices)
+
+    def validate(self) -> None:
+        """Assert the invariants: contiguous ranges, inverse id maps, rows ordered by stable id, symmetric edges."""
+        assert self.offsets[0, 0] == 0 and (self.offsets[1:, 0] == self.offsets[:-1, 2]).all()
+        node_type, stable, degree = self.describe(np.arange(self.n_nodes))
+        users = np.flatnonzero(node_type == USER)
+        items = np.flatnonzero(node_type != USER)
+        assert (np.asarray(self.node_id)[stable[users]] == users).all()
+        assert (np.asarray(self.node_id)[self.n_users + stable[items]] == items).all()
+        assert (np.diff(self.user_offsets) == degree[np.asarray(self.node_id)[: self.n_users]]).all()
+        forward, backward = [], []
+        for node in range(self.n_nodes):
+            row = self.row(node)
+            assert (node_type[row] != node_type[node]).all() and (np.diff(stable[row]) > 0).all()
+            pairs = np.stack([np.full(len(row), node), row])
+            (forward if node_type[node] == USER else backward).append(pairs)
+        ahead = np.concatenate(forward, axis=1)
+        back = np.concatenate(backward, axis=1)[::-1]
+        assert (ahead[:, np.lexsort(ahead)] == back[:, np.lexsort(back)]).all()

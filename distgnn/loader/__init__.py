@@ -1,0 +1,5 @@
+"""The prefetching loader: step numbers in, minibatches out, in order."""
+
+from distgnn.loader.prefetch import PrefetchLoader
+
+__all__ = ["PrefetchLoader"]

@@ -1,0 +1,49 @@
+"""Sampling threads ahead of the trainer, with a bounded queue, reordered by step."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from distgnn.sampler import NeighborSampler, SeedOrder
+from distgnn.types import MiniBatch
+
+
+class PrefetchLoader:
+    """Minibatches of steps [start, stop), sampled by `threads` threads, at most `prefetch` ahead.
+
+    The kernels release the GIL, so a thread samples while the trainer computes. An error in a thread is raised at its
+    step. `blocked_seconds` is how long the trainer has waited for a minibatch.
+    """
+
+    def __init__(
+        self, order: SeedOrder, sampler: NeighborSampler, start: int, stop: int, *, threads: int, prefetch: int
+    ) -> None:
+        self.order = order
+        self.sampler = sampler
+        self.start = start
+        self.stop = stop
+        self.threads = threads
+        self.prefetch = prefetch
+        self.blocked_seconds = 0.0
+
+    def _load(self, step: int) -> MiniBatch:
+        return self.sampler.sample(self.order.seeds(step), step)
+
+    def __iter__(self) -> Iterator[MiniBatch]:
+        pending: deque[Future[MiniBatch]] = deque()
+        pool = ThreadPoolExecutor(self.threads, thread_name_prefix="distgnn-sampler")
+        try:
+            next_step = self.start
+            for _ in range(self.start, self.stop):
+                while next_step < self.stop and len(pending) < self.prefetch:
+                    pending.append(pool.submit(self._load, next_step))
+                    next_step += 1
+                waiting = time.perf_counter()
+                minibatch = pending.popleft().result()
+                self.blocked_seconds += time.perf_counter() - waiting
+                yield minibatch
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)

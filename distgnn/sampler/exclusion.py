@@ -1,0 +1,40 @@
+"""Target edges of a step as sorted positions to leave out of their endpoints' rows."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from distgnn.graph import Topology
+from distgnn.kernels.neighbor_sampling import target_positions
+
+
+def excluded_positions(
+    topology: Topology, user: np.ndarray, item: np.ndarray, user_position: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Both directions of the target edges, grouped by endpoint.
+
+    Args:
+        user, item: node ids, int64 `[B]`. user_position: position of the item in the user's row, int64 `[B]`.
+
+    Returns:
+        nodes int64 `[n]` (distinct endpoints), indptr int64 `[n + 1]`, positions int64 `[2 B]`, sorted within a node.
+    """
+    item_position = np.empty(len(item), np.int64)
+    target_positions(
+        user,
+        item,
+        topology.offsets,
+        topology.indptr_address,
+        topology.indices_address,
+        topology.like_indptr,
+        topology.like_indices,
+        topology.stable_id,
+        item_position,
+    )
+    node = np.concatenate([user, item])
+    position = np.concatenate([user_position, item_position])
+    assert (position >= 0).all(), "a target edge is not in the graph"
+    order = np.lexsort((position, node))
+    node = node[order]
+    starts = np.flatnonzero(np.concatenate([[True], node[1:] != node[:-1]])) if len(node) else np.empty(0, np.int64)
+    return node[starts], np.append(starts, len(node)).astype(np.int64), position[order]
