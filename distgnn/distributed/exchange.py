@@ -1,0 +1,125 @@
+"""Rows fetched from, and gradients returned to, the workers that own them: one uneven all_to_all each way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from distgnn.distributed.process_group import WorkerGroup
+from distgnn.kernels.routing import route_by_owner
+
+
+@dataclass(frozen=True)
+class FetchPlan:
+    """Who owns the rows that a worker wants, and who wants the rows that it owns.
+
+    Attributes:
+        order: int64 `[n]`, positions of the wanted nodes, grouped by owner in rank order.
+        wanted: rows asked of each owner. asked: rows that each worker asks of this one.
+        rows: int64 `[sum(asked)]`, node ids asked of this worker less its first node, in rank order.
+    """
+
+    order: torch.Tensor
+    wanted: list[int]
+    asked: list[int]
+    rows: torch.Tensor
+
+
+def plan_fetch(nodes: np.ndarray, bounds: np.ndarray, group: WorkerGroup) -> FetchPlan:
+    """Tell every owner which of its rows this worker wants (distinct node ids int64 `[n]`); a collective."""
+    if group.size == 1:
+        n = len(nodes)
+        return FetchPlan(torch.arange(n), [n], [n], torch.from_numpy(nodes - bounds[0]))
+    counts = np.zeros(group.size, np.int64)
+    order = np.empty(len(nodes), np.int64)
+    route_by_owner(nodes, bounds, counts, order)
+    wanted = torch.from_numpy(counts)
+    asked = torch.empty_like(wanted)
+    dist.all_to_all_single(asked, wanted, group=group.cpu)
+    received = torch.empty(int(asked.sum()), dtype=torch.int64)
+    dist.all_to_all_single(
+        received,
+        torch.from_numpy(nodes[order]),
+        output_split_sizes=asked.tolist(),
+        input_split_sizes=wanted.tolist(),
+        group=group.cpu,
+    )
+    received -= int(bounds[group.rank])
+    return FetchPlan(
+        torch.from_numpy(order).to(group.device), wanted.tolist(), asked.tolist(), received.to(group.device)
+    )
+
+
+def send_rows(plan: FetchPlan, owned_rows: torch.Tensor, group: WorkerGroup) -> torch.Tensor:
+    """Answer the plan: owned rows `[sum(asked), d]` go out, the wanted rows `[n, d]` come back in the nodes' order."""
+    if group.size == 1:
+        return owned_rows
+    arrived = owned_rows.new_empty((sum(plan.wanted), owned_rows.shape[1]))
+    dist.all_to_all_single(
+        arrived,
+        owned_rows.contiguous(),
+        output_split_sizes=plan.wanted,
+        input_split_sizes=plan.asked,
+        group=group.default,
+    )
+    result = torch.empty_like(arrived)
+    result[plan.order] = arrived
+    return result
+
+
+def return_rows(plan: FetchPlan, wanted_rows: torch.Tensor, group: WorkerGroup) -> torch.Tensor:
+    """The way back: one row for each wanted node `[n, d]` in, the rows `[sum(asked), d]` for this owner out."""
+    if group.size == 1:
+        return wanted_rows
+    arrived = wanted_rows.new_empty((sum(plan.asked), wanted_rows.shape[1]))
+    dist.all_to_all_single(
+        arrived,
+        wanted_rows[plan.order].contiguous(),
+        output_split_sizes=plan.asked,
+        input_split_sizes=plan.wanted,
+        group=group.default,
+    )
+    return arrived
+
+
+class _AllGatherRows(torch.autograd.Function):
+    """Uneven all-gather of rows; its backward sends every row's gradient home and sums in rank order."""
+
+    @staticmethod
+    def forward(ctx, rows: torch.Tensor, sizes: list[int], group: WorkerGroup) -> torch.Tensor:  # type: ignore[no-untyped-def]
+        ctx.sizes, ctx.group = sizes, group
+        sent = rows.detach().contiguous()
+        gathered = rows.new_empty((sum(sizes), rows.shape[1]))
+        repeated = sent.repeat(group.size, 1)
+        dist.all_to_all_single(
+            gathered,
+            repeated,
+            output_split_sizes=sizes,
+            input_split_sizes=[len(sent)] * group.size,
+            group=group.gather,
+        )
+        return gathered
+
+    @staticmethod
+    def backward(ctx, grad: torch.Tensor):  # type: ignore[no-untyped-def]
+        own = ctx.sizes[ctx.group.rank]
+        arrived = grad.new_empty((own * ctx.group.size, grad.shape[1]))
+        dist.all_to_all_single(
+            arrived,
+            grad.contiguous(),
+            output_split_sizes=[own] * ctx.group.size,
+            input_split_sizes=ctx.sizes,
+            group=ctx.group.gather,
+        )
+        return arrived.view(ctx.group.size, own, -1).sum(0), None, None
+
+
+def all_gather_rows(rows: torch.Tensor, sizes: list[int], group: WorkerGroup) -> torch.Tensor:
+    """Rows of every worker in rank order `[sum(sizes), d]`, with gradient; a collective in both directions."""
+    if group.size == 1:
+        return rows
+    gathered: torch.Tensor = _AllGatherRows.apply(rows, sizes, group)
+    return gathered

@@ -1,0 +1,114 @@
+"""The group of workers of one attempt. A group of one is a group: the same code runs without any peer."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from distgnn.types import UserError
+
+
+@dataclass(frozen=True)
+class WorkerGroup:
+    """Rank, size and the communicators.
+
+    Attributes:
+        rank, size: this worker and W.
+        device: where tensors of the model live.
+        default: the trainer's group (NCCL with GPUs, gloo without).
+        cpu: gloo group for host tensors.
+        gather: group of its own for gathered outputs, so that their backward never interleaves with DDP's buckets.
+    """
+
+    rank: int
+    size: int
+    device: torch.device
+    default: Any
+    cpu: Any
+    gather: Any
+
+    @classmethod
+    def join(
+        cls, rank: int, size: int, *, use_gpu: bool = False, timeout_seconds: float = 600.0, init_method: str = ""
+    ) -> WorkerGroup:
+        """Initialise torch.distributed for this process (reads MASTER_ADDR and MASTER_PORT without `init_method`).
+
+        Raises:
+            UserError: GPUs asked for and not there.
+        """
+        if use_gpu and not torch.cuda.is_available():
+            raise UserError("cluster.use_gpu = true, but torch sees no CUDA device; set cluster.use_gpu = false")
+        timeout = timedelta(seconds=timeout_seconds)
+        device = torch.device("cpu")
+        if use_gpu:
+            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", rank)) % torch.cuda.device_count())
+            torch.cuda.set_device(device)
+        if not dist.is_initialized():
+            backend = "nccl" if use_gpu else "gloo"
+            if size == 1:
+                dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
+            else:
+                dist.init_process_group(
+                    backend, init_method=init_method or "env://", rank=rank, world_size=size, timeout=timeout
+                )
+        default = dist.group.WORLD
+        cpu = dist.new_group(backend="gloo", timeout=timeout) if use_gpu else default
+        gather = dist.new_group(timeout=timeout)
+        return cls(rank, size, device, default, cpu, gather)
+
+    def leave(self) -> None:
+        """Destroy the communicators."""
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+    def sum_floats(self, values: list[float]) -> list[float]:
+        """Sum of each value over the workers, float64."""
+        if self.size == 1:
+            return list(values)
+        tensor = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(tensor, group=self.cpu)
+        result: list[float] = tensor.tolist()
+        return result
+
+    def max_floats(self, values: list[float]) -> list[float]:
+        """Largest of each value over the workers."""
+        if self.size == 1:
+            return list(values)
+        tensor = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=self.cpu)
+        result: list[float] = tensor.tolist()
+        return result
+
+    def decide(self, value: int) -> int:
+        """Rank 0's integer, at every worker."""
+        if self.size == 1:
+            return value
+        tensor = torch.tensor([value], dtype=torch.int64)
+        dist.broadcast(tensor, src=0, group=self.cpu)
+        return int(tensor.item())
+
+    def barrier(self) -> None:
+        """Wait for everybody."""
+        if self.size > 1:
+            dist.barrier(group=self.cpu)
+
+    def gather_arrays(self, array: np.ndarray) -> list[np.ndarray] | None:
+        """Every worker's array (same dtype and trailing shape, any length), at rank 0; None elsewhere."""
+        if self.size == 1:
+            return [array]
+        lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
+        dist.all_gather(lengths, torch.tensor([len(array)]), group=self.cpu)
+        most = max(int(n) for n in lengths)
+        padded = torch.zeros((most, *array.shape[1:]), dtype=torch.from_numpy(array[:0]).dtype)
+        padded[: len(array)] = torch.from_numpy(array)
+        parts = [torch.empty_like(padded) for _ in range(self.size)] if self.rank == 0 else None
+        dist.gather(padded, parts, dst=0, group=self.cpu)
+        if parts is None:
+            return None
+        return [part[: int(n)].numpy() for part, n in zip(parts, lengths, strict=True)]

@@ -1,0 +1,1 @@
+"""Encoders on sampled blocks, towers and the model that puts them together."""

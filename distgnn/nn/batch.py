@@ -1,0 +1,79 @@
+"""A minibatch's blocks as tensors on the worker's device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from distgnn.kernels.rng import STREAM_DROPOUT, combine, hash2
+from distgnn.types import Block
+
+
+@dataclass(frozen=True)
+class BlockTensors:
+    """One bipartite layer.
+
+    Attributes:
+        n_dst, n_src: destinations are the first n_dst sources.
+        indptr: int64 `[n_dst + 1]`. indices: int32 `[e]`, local sources.
+        degree: `[n_src]`, full training degrees, in the model's dtype.
+        drawn: `[n_dst]`, edges drawn a destination, in the model's dtype.
+        node_key: uint64 bits as int64 `[n_src]`, hash of (type, stable id).
+    """
+
+    n_dst: int
+    n_src: int
+    indptr: torch.Tensor
+    indices: torch.Tensor
+    degree: torch.Tensor
+    drawn: torch.Tensor
+    node_key: torch.Tensor
+
+    def edge_index(self) -> torch.Tensor:
+        """int64 `[2, e]` of (local source, local destination), PyG's convention."""
+        destination = torch.repeat_interleave(self.indptr.diff())
+        return torch.stack([self.indices.long(), destination])
+
+
+def node_keys(node_type: np.ndarray, stable_id: np.ndarray) -> np.ndarray:
+    """uint64 `[n]` keys of (type, stable id), as int64 bits."""
+    with np.errstate(over="ignore"):
+        first = np.array([combine(np.uint64(0), np.uint64(t)) for t in (0, 1)], np.uint64)[node_type]
+        x = (first ^ stable_id.astype(np.uint64)) + np.uint64(0x9E3779B97F4A7C15)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return (x ^ (x >> np.uint64(31))).view(np.int64)
+
+
+def dropout_key(seed: int, step: int) -> int:
+    """uint64 key of a step's dropout masks."""
+    return int(combine(np.uint64(hash2(np.uint64(seed), STREAM_DROPOUT)), np.uint64(step)))
+
+
+def block_tensors(
+    blocks: list[Block], keys: np.ndarray, device: torch.device, dtype: torch.dtype
+) -> list[BlockTensors]:
+    """Copy to the device (pinned and asynchronous with CUDA; views of the arrays on the CPU)."""
+
+    def move(array: np.ndarray) -> torch.Tensor:
+        tensor = torch.from_numpy(array)
+        return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+    node_key = move(keys)
+    result = []
+    for block in blocks:
+        indptr = move(block.indptr)
+        result.append(
+            BlockTensors(
+                n_dst=block.n_dst,
+                n_src=block.n_src,
+                indptr=indptr,
+                indices=move(block.indices),
+                degree=move(block.degree).to(dtype),
+                drawn=indptr.diff().to(dtype),
+                node_key=node_key[: block.n_src],
+            )
+        )
+    return result

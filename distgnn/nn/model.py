@@ -1,0 +1,46 @@
+"""Encoder and towers: input rows in, user and item vectors out."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from distgnn.config import ModelConfig
+from distgnn.nn.batch import BlockTensors
+from distgnn.nn.encoders import make_encoder
+from distgnn.nn.towers import make_tower
+
+
+class GraphRecommender(nn.Module):
+    """The dense part of a teacher; the embedding rows live sharded outside of it.
+
+    Args:
+        config: of the model. n_layers: L, one a hop.
+    """
+
+    def __init__(self, config: ModelConfig, n_layers: int) -> None:
+        super().__init__()
+        self.encoder = make_encoder(config.encoder, config.dim, n_layers, config.dropout)
+        self.out_dim = config.tower_out or config.dim
+        if config.tower == "identity":
+            self.out_dim = self.encoder.out_dim
+        towers = [
+            make_tower(config.tower, self.encoder.out_dim, config.tower_hidden, self.out_dim, config.dropout, i)
+            for i in (0, 1)
+        ]
+        self.user_tower, self.item_tower = towers
+
+    def towers(
+        self, rows: torch.Tensor, n_users: int, node_key: torch.Tensor, step_key: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """User vectors `[n_users, d]` and item vectors `[n - n_users, d]` from encoder rows, users first."""
+        user = self.user_tower(rows[:n_users], node_key[:n_users], step_key)
+        item = self.item_tower(rows[n_users:], node_key[n_users : len(rows)], step_key)
+        return user, item
+
+    def forward(
+        self, blocks: list[BlockTensors], x: torch.Tensor, n_seed_users: int, step_key: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Vectors of the seed users and the seed items from the input rows `[F_L, d]`."""
+        rows = self.encoder(blocks, x, step_key)
+        return self.towers(rows, n_seed_users, blocks[0].node_key, step_key)
