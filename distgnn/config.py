@@ -167,8 +167,8 @@ class LossConfig:
             raise UserError(f"config: loss.temperature = {self.temperature} must be positive")
         if self.name == "bpr" and self.negatives == "in_batch":
             raise UserError("config: loss.negatives = 'in_batch' goes with loss.name = 'sampled_softmax'; use uniform")
-        if self.name == "bpr" and self.logq:
-            raise UserError("config: loss.logq = true goes with loss.name = 'sampled_softmax'")
+        if self.logq and self.negatives_kind() != "in_batch":
+            raise UserError("config: loss.logq = true goes with in-batch negatives; uniform ones need no correction")
 
     def negatives_kind(self) -> str:
         """`negatives` with `auto` resolved."""

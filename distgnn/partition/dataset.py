@@ -114,12 +114,9 @@ class PreparedDataset:
         """One of the dataset's arrays, memory-mapped read-only."""
         path = self.local_file(file)
         try:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            if path.exists() and path.stat().st_size and _is_empty_array(path):
-                return np.load(path, allow_pickle=False)
+            return _map_array(path)
+        except (OSError, ValueError, EOFError) as error:
             raise UserError(f"{storage.join(self.path, file)}: damaged ({error}); prepare it again") from error
-        return array.view(np.ndarray)
 
     def partitionings(self) -> list[str]:
         """Names (`metis-8`) of the partitionings that the dataset has."""
@@ -224,9 +221,13 @@ def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
     return combined.chunk(0) if isinstance(combined, pa.ChunkedArray) else combined
 
 
-def _is_empty_array(path: Path) -> bool:
-    """Whether a .npy file holds no element: that can't be mapped."""
-    return np.load(path, allow_pickle=False).size == 0
+def _map_array(path: Path) -> np.ndarray:
+    with open(path, "rb") as stream:
+        np.lib.format.read_magic(stream)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+    if 0 in shape:  # nothing to map
+        return np.empty(shape, dtype)
+    return np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
 
 
 def _read_manifest(path: str) -> dict[str, Any]:

@@ -150,8 +150,8 @@ def _state_needs(sources: Sources, out: str, log: Log) -> None:
     columns = (bool(sources.timestamp_column), bool(sources.weight_column))
     need, disk, left = estimate_bytes(rows, *columns), _disk_bytes(rows, *columns), storage.available_memory()
     log(
-        f"{sources.name}: about {rows:,} rows; estimated peak memory {storage.gib(need)}, available {storage.gib(left)},"
-        f" disk {storage.gib(disk)}"
+        f"{sources.name}: about {rows:,} rows; estimated peak memory {storage.gib(need)} (available"
+        f" {storage.gib(left)}), disk {storage.gib(disk)}"
     )
     if need > left:
         raise UserError(

@@ -1,0 +1,75 @@
+"""Blocks of full neighbourhoods, for layer-wise inference."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from distgnn.graph import Topology
+from distgnn.kernels.neighbor_sampling import sample_hop
+from distgnn.types import Block
+
+_NONE = np.empty(0, np.int64)
+
+
+class FullNeighborhood:
+    """Builds one-hop blocks with all neighbours of the destinations.
+
+    Args:
+        graph: the topology.
+    """
+
+    def __init__(self, graph: Topology) -> None:
+        self.graph = graph
+        self.stamp = np.zeros(graph.n_nodes, np.int32)
+        self.local = np.empty(graph.n_nodes, np.int32)
+        self.not_excluded = np.full(graph.n_nodes, -1, np.int32)
+        self.epoch = 0
+
+    def block(self, nodes: np.ndarray) -> tuple[Block, np.ndarray]:
+        """(block, node ids of its sources int64 `[n_src]`) of distinct destinations int64 `[n]`, which come first."""
+        graph = self.graph
+        self.epoch += 1
+        degree = graph.degree(nodes)
+        self.stamp[nodes] = self.epoch
+        self.local[nodes] = np.arange(len(nodes))
+        total = int(degree.sum())
+        sources = np.empty(min(len(nodes) + total, graph.n_nodes), np.int64)
+        sources[: len(nodes)] = nodes
+        indptr = np.zeros(len(nodes) + 1, np.int64)
+        indices = np.empty(total, np.int32)
+        n_src = sample_hop(
+            sources,
+            0,
+            len(nodes),
+            int(degree.max(initial=1)),
+            np.uint64(0),
+            graph.offsets,
+            graph.indptr_address,
+            graph.indices_address,
+            graph.like_indptr,
+            graph.like_indices,
+            graph.stable_id,
+            self.not_excluded,
+            _NONE,
+            _NONE,
+            self.stamp,
+            self.local,
+            self.epoch,
+            indptr,
+            indices,
+        )
+        sources = sources[:n_src]
+        return Block(len(nodes), n_src, indptr, indices, graph.degree(sources)), sources
+
+
+def chunks_by_edges(degree: np.ndarray, most_edges: int) -> list[tuple[int, int]]:
+    """Consecutive ranges of nodes whose degrees (plus one each) sum to at most `most_edges`, one node at least."""
+    ends = np.cumsum(degree + 1)
+    ranges: list[tuple[int, int]] = []
+    start = 0
+    while start < len(degree):
+        before = int(ends[start - 1]) if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, before + most_edges, side="right")))
+        ranges.append((start, stop))
+        start = stop
+    return ranges

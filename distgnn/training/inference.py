@@ -1,0 +1,153 @@
+"""Layer-wise inference, each worker its own nodes, and the model as a scorer of the whole catalogue."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from distgnn.distributed.embedding import ShardedEmbedding
+from distgnn.distributed.exchange import plan_fetch, send_rows
+from distgnn.distributed.process_group import WorkerGroup
+from distgnn.graph import Topology
+from distgnn.nn.batch import block_tensors, node_keys
+from distgnn.nn.model import GraphRecommender
+from distgnn.sampler import NeighborSampler
+from distgnn.sampler.full import FullNeighborhood, chunks_by_edges
+from distgnn.types import USER, UserError
+
+SAMPLED_INFERENCE_STEP = 1 << 62  # a step number that training never reaches
+
+
+class OwnNodes:
+    """A worker's own node range: ids, types and stable ids."""
+
+    def __init__(self, topology: Topology, bounds: np.ndarray, rank: int) -> None:
+        self.low, self.high = int(bounds[rank]), int(bounds[rank + 1])
+        self.nodes = np.arange(self.low, self.high)
+        self.node_type, self.stable_id, self.degree = topology.describe(self.nodes)
+
+
+@torch.no_grad()
+def infer(
+    model: GraphRecommender,
+    embedding: ShardedEmbedding,
+    topology: Topology,
+    own: OwnNodes,
+    bounds: np.ndarray,
+    group: WorkerGroup,
+    memory_bytes: int,
+) -> torch.Tensor:
+    """Output vectors `[n_own, out_dim]` of a worker's nodes from full neighbourhoods, layer by layer; a collective.
+
+    Memory beyond the layers' states is bounded: destinations go in chunks of about memory_bytes of gathered rows (one
+    destination at the least).
+    """
+    model.eval()
+    width = embedding.weight.shape[1] * embedding.weight.element_size()
+    chunks = chunks_by_edges(own.degree, max(1, memory_bytes // (4 * width)))
+    rounds = int(group.max_floats([len(chunks)])[0])
+    neighborhood = FullNeighborhood(topology)
+    states = [embedding.weight]
+    for index in range(model.encoder.n_layers):
+        parts = []
+        for i in range(rounds):
+            start, stop = chunks[i] if i < len(chunks) else (0, 0)
+            block, sources = neighborhood.block(own.nodes[start:stop])
+            plan = plan_fetch(sources, bounds, group)
+            rows = send_rows(plan, states[-1].index_select(0, plan.rows), group)
+            keys = np.zeros(len(sources), np.int64)  # dropout is off
+            tensors = block_tensors([block], keys, group.device, embedding.weight.dtype)[0]
+            parts.append(model.encoder.layer(index, tensors, rows, 0))
+        states.append(torch.cat(parts))
+    return _towers(model, model.encoder.readout(states), own)
+
+
+def _towers(model: GraphRecommender, rows: torch.Tensor, own: OwnNodes) -> torch.Tensor:
+    users = torch.from_numpy(np.flatnonzero(own.node_type == USER)).to(rows.device)
+    items = torch.from_numpy(np.flatnonzero(own.node_type != USER)).to(rows.device)
+    keys = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
+    user, item = model.towers(torch.cat([rows[users], rows[items]]), len(users), keys, 0)
+    out = rows.new_empty((len(rows), model.out_dim))
+    out[users], out[items] = user, item
+    return out
+
+
+@torch.no_grad()
+def infer_sampled(
+    model: GraphRecommender,
+    embedding: ShardedEmbedding,
+    sampler: NeighborSampler,
+    own: OwnNodes,
+    bounds: np.ndarray,
+    group: WorkerGroup,
+    chunk: int = 4096,
+) -> torch.Tensor:
+    """The same vectors from sampled neighbourhoods, as training sees them; a collective."""
+    model.eval()
+    rounds = int(group.max_floats([-(-len(own.nodes) // chunk)])[0])
+    out = embedding.weight.new_empty((len(own.nodes), model.out_dim))
+    for i in range(rounds):
+        nodes = own.nodes[i * chunk : (i + 1) * chunk]
+        batch = sampler.sample(nodes, SAMPLED_INFERENCE_STEP)
+        keys = node_keys(batch.node_type, batch.stable_id)
+        tensors = block_tensors(batch.blocks, keys, group.device, embedding.weight.dtype)
+        rows = embedding.fetch(plan_fetch(batch.nodes, bounds, group)).detach()
+        user, item = model(tensors, rows, batch.n_seed_users, 0)
+        assert batch.seed_index is not None
+        out[i * chunk : i * chunk + len(nodes)] = torch.cat([user, item])[torch.from_numpy(batch.seed_index)]
+    return out
+
+
+class ModelScorer:
+    """Inner products of this worker's users with every item, items broadcast in blocks by their owners.
+
+    Args:
+        vectors: `[n_own, d]` of `own`. users: stable users of the task, in order. block_items: items in a broadcast.
+    """
+
+    def __init__(
+        self,
+        vectors: torch.Tensor,
+        own: OwnNodes,
+        topology: Topology,
+        users: np.ndarray,
+        group: WorkerGroup,
+        block_items: int = 1 << 16,
+    ) -> None:
+        if not bool(torch.isfinite(vectors).all()):
+            raise UserError("the model's vectors are not finite: training diverged; lower optim.lr or raise loss.temperature")
+        nodes = np.asarray(topology.node_id[: topology.n_users], np.int64)[users] - own.low
+        self.user_vectors = vectors[torch.from_numpy(nodes).to(vectors.device)]
+        items = np.flatnonzero(own.node_type != USER)
+        self.item_stable = own.stable_id[items]
+        self.item_vectors = vectors[torch.from_numpy(items).to(vectors.device)]
+        self.group = group
+        self.block_items = block_items
+
+    def item_blocks(self) -> Iterator[tuple[np.ndarray, Any]]:
+        """(stable items, their vectors) of every worker in rank order; a collective."""
+        if self.group.size == 1:
+            yield self.item_stable, self.item_vectors.T.contiguous()
+            return
+        for owner in range(self.group.size):
+            size = torch.tensor([len(self.item_stable)])
+            dist.broadcast(size, src=owner, group=self.group.cpu)
+            for start in range(0, int(size), self.block_items):
+                n = min(self.block_items, int(size) - start)
+                if owner == self.group.rank:
+                    stable = torch.from_numpy(self.item_stable[start : start + n].copy())
+                    vectors = self.item_vectors[start : start + n].contiguous()
+                else:
+                    stable = torch.empty(n, dtype=torch.int64)
+                    vectors = self.item_vectors.new_empty((n, self.item_vectors.shape[1]))
+                dist.broadcast(stable, src=owner, group=self.group.cpu)
+                dist.broadcast(vectors, src=owner, group=self.group.default)
+                yield stable.numpy(), vectors.T.contiguous()
+
+    def score(self, start: int, stop: int, payload: Any) -> np.ndarray:
+        """Scores `[stop - start, m]`."""
+        return (self.user_vectors[start:stop] @ payload).cpu().numpy()

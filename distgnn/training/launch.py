@@ -1,0 +1,197 @@
+"""Start the workers of a run: in this process for one, else one process a worker over plain torch.distributed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distgnn import storage
+from distgnn.config import Config, load_config
+from distgnn.distributed.process_group import WorkerGroup
+from distgnn.partition.dataset import PreparedDataset
+from distgnn.partition.prepare import open_or_prepare
+from distgnn.training.run import evaluate_worker, run_worker
+from distgnn.types import UserError
+
+_GRACE_SECONDS = 10.0
+
+
+class Trainer:
+    """Trains a config: `Trainer(config).fit()`."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def fit(self) -> dict[str, Any]:
+        """Train, evaluate and write the run directory; returns the report.
+
+        Raises:
+            UserError: a mistake in the input.
+        """
+        return run_training(self.config)
+
+
+def run_training(config: Config) -> dict[str, Any]:
+    """Prepare the dataset where needed, train on `cluster.workers` workers, write the run directory.
+
+    Returns:
+        The report, with `run`: the run directory, and `records`: those of metrics.jsonl.
+    """
+    started = time.perf_counter()
+    dataset = open_or_prepare(config)
+    prepared = time.perf_counter() - started
+    run = config.run.out or f"runs/{dataset.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if not config.run.resume:
+        storage.refuse_used(run)
+    else:
+        _refuse_other_dataset(run, dataset)
+    storage.write_bytes(storage.join(run, "config.toml"), config.to_toml().encode())
+    storage.write_json(
+        storage.join(run, "dataset.json"),
+        {"name": dataset.name, "path": str(dataset.path), "content_hash": dataset.content_hash},
+    )
+    report = _on_workers("train", config, run, dataset)
+    report["seconds"]["prepare"] = prepared
+    report["seconds"]["total"] += prepared
+    return {**report, "run": run}
+
+
+def _refuse_other_dataset(run: str, dataset: PreparedDataset) -> None:
+    known = storage.join(run, "dataset.json")
+    if storage.exists(known) and storage.read_json(known)["content_hash"] != dataset.content_hash:
+        raise UserError(
+            f"{run}: its checkpoints belong to another dataset ({storage.read_json(known)['name']}, now {dataset.name}); "
+            "choose another run.out, or the dataset that it was trained on"
+        )
+
+
+def open_run(config: Config) -> tuple[Config, PreparedDataset]:
+    """Config and dataset of the run that `run.path` names; sections evaluate, baselines and cluster come from `config`."""
+    run = config.run.path
+    if not run or not storage.exists(storage.join(run, "config.toml")):
+        raise UserError(f"run.path = {run!r}: no config.toml there; name the directory of a training run")
+    trained = load_config(storage.local_copy(storage.join(run, "config.toml")))
+    dataset = PreparedDataset.open(storage.read_json(storage.join(run, "dataset.json"))["path"])
+    known = storage.read_json(storage.join(run, "dataset.json"))["content_hash"]
+    if known != dataset.content_hash:
+        raise UserError(f"{run}: {dataset.path} is not the dataset that the run was trained on")
+    partition = dataclasses.replace(trained.partition, parts=trained.parts)
+    merged = dataclasses.replace(
+        trained,
+        run=dataclasses.replace(trained.run, out=config.run.out, path=run),
+        partition=partition,
+        evaluate=config.evaluate,
+        baselines=config.baselines,
+        cluster=config.cluster,
+    )
+    return merged, dataset
+
+
+def run_evaluation(config: Config) -> dict[str, Any]:
+    """Evaluate the run that `run.path` names on `evaluate.split`; returns its report."""
+    merged, dataset = open_run(config)
+    return {**_on_workers("evaluate", merged, merged.run.path, dataset), "run": merged.run.path}
+
+
+def _threads(config: Config) -> int:
+    if config.cluster.threads_per_worker:
+        return config.cluster.threads_per_worker
+    return max(1, len(os.sched_getaffinity(0)) // config.cluster.workers)
+
+
+def _on_workers(command: str, config: Config, run: str, dataset: PreparedDataset) -> dict[str, Any]:
+    if config.cluster.workers == 1:
+        return run_rank(command, config, run, dataset, 0, 1, "", _threads(config))
+    with tempfile.TemporaryDirectory(prefix="distgnn-") as folder:
+        task = {
+            "command": command,
+            "config": config.to_dict(),
+            "run": run,
+            "dataset": str(dataset.path),
+            "workers": config.cluster.workers,
+            "init_method": f"file://{folder}/store",
+            "threads": _threads(config),
+            "report": f"{folder}/report.json",
+            "error": f"{folder}/error",
+        }
+        Path(folder, "task.json").write_text(json.dumps(task), encoding="utf-8")
+        _supervise(folder, config.cluster.workers, _threads(config))
+        result: dict[str, Any] = json.loads(Path(folder, "report.json").read_text(encoding="utf-8"))
+        return result
+
+
+def _supervise(folder: str, workers: int, threads: int) -> None:
+    """Run one process a worker; the first that fails ends all, and its error is raised with its rank."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "GLOO_SOCKET_IFNAME": "lo"}
+    command = [sys.executable, "-m", "distgnn.training.worker", f"{folder}/task.json"]
+    processes = [
+        subprocess.Popen([*command, str(rank)], env={**environment, "LOCAL_RANK": str(rank)}, stdin=subprocess.DEVNULL)
+        for rank in range(workers)
+    ]
+    try:
+        while any(p.poll() is None for p in processes):
+            failed = [rank for rank, p in enumerate(processes) if p.poll() not in (None, 0)]
+            if failed:
+                break
+            time.sleep(0.05)
+    finally:
+        _stop(processes)
+    for rank, process in enumerate(processes):
+        message = Path(f"{folder}/error-{rank}")
+        if message.exists():
+            raise UserError(message.read_text(encoding="utf-8"))
+    for rank, process in enumerate(processes):
+        if process.returncode < 0 and process.returncode != -15:
+            raise RuntimeError(f"worker {rank} was killed by signal {-process.returncode}; the run is stopped")
+    for rank, process in enumerate(processes):
+        if process.returncode not in (0, -15):
+            raise RuntimeError(f"worker {rank} ended with status {process.returncode}; the run is stopped")
+
+
+def _stop(processes: list[subprocess.Popen[bytes]]) -> None:
+    for process in processes:
+        if process.poll() is None:
+            process.terminate()
+    deadline = time.monotonic() + _GRACE_SECONDS
+    for process in processes:
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def run_rank(
+    command: str,
+    config: Config,
+    run: str,
+    dataset: PreparedDataset,
+    rank: int,
+    workers: int,
+    init_method: str,
+    threads: int,
+) -> dict[str, Any]:
+    """What one worker does: join the group, train or evaluate, leave."""
+    torch.set_num_threads(threads)
+    group = WorkerGroup.join(
+        rank,
+        workers,
+        use_gpu=config.cluster.use_gpu,
+        timeout_seconds=config.cluster.timeout_seconds,
+        init_method=init_method,
+    )
+    try:
+        if command == "train":
+            return run_worker(config, run, dataset, group)
+        return evaluate_worker(config, run, dataset, group, config.evaluate.split)
+    finally:
+        group.leave()

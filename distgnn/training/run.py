@@ -1,0 +1,207 @@
+"""A whole run on one worker: the fit that validation steers, the final fit on all edges, evaluation, export, report."""
+
+from __future__ import annotations
+
+import resource
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from distgnn import storage
+from distgnn.config import Config
+from distgnn.distributed.process_group import WorkerGroup
+from distgnn.partition.dataset import PreparedDataset
+from distgnn.training.checkpoint import CheckpointInfo, list_checkpoints
+from distgnn.training.export import write_embeddings
+from distgnn.training.recorder import Recorder, read_records
+from distgnn.training.trainer import STAGES, PhaseTrainer
+from distgnn.types import UserError
+
+
+def run_worker(config: Config, run: str, dataset: PreparedDataset, group: WorkerGroup) -> dict[str, Any]:
+    """Train as the config says; every worker calls it. Returns the report (rank 0's is the one to write)."""
+    started = time.perf_counter()
+    last = _last_checkpoint(run) if config.run.resume else None
+    keep = _records_until(run, last)
+    recorder = Recorder(run, tensorboard=config.run.tensorboard, active=group.rank == 0, keep=keep)
+    phase = "fit" if config.train.max_steps else config.train.phase
+    trainers = []
+    epochs = config.train.epochs
+    trainer = None
+    if phase in ("fit", "both") and not (last is not None and last.phase == "full"):
+        trainer = _make(config, run, dataset, "fit", group, recorder)
+        trainers.append(trainer)
+        if last is not None:
+            trainer.resume(last)
+            last = None
+        trainer.train(epochs, dataset.edges("valid"), config.train.max_steps)
+        epochs = trainer.schedule.best_epoch or epochs
+        if phase == "fit" and not config.train.max_steps:
+            trainer.restore_best()
+    if phase in ("full", "both"):
+        if trainer is not None:
+            trainer.embedding.moments.clear()  # the fit's memory is done with before the full one starts
+        final = _make(config, run, dataset, "full", group, recorder)
+        final.schedule.final_epochs = epochs
+        if last is not None:
+            final.resume(last)
+            epochs = final.schedule.final_epochs
+        recorder.say(f"final fit on train and validation edges: {epochs} epochs")
+        final.train(epochs, None)
+        trainers.append(final)
+        trainer = final
+    assert trainer is not None
+    split = "test" if trainer.phase == "full" else "valid"
+    report = evaluate_trainer(trainer, dataset, split, trainers, started)
+    report["epochs"] = {"fit": trainers[0].schedule.best_epoch if trainers[0].phase == "fit" else None, "full": epochs}
+    write_embeddings(run, trainer, dataset)
+    recorder.close()
+    report["records"] = recorder.records
+    return report
+
+
+def _make(
+    config: Config, run: str, dataset: PreparedDataset, phase: str, group: WorkerGroup, recorder: Recorder
+) -> PhaseTrainer:
+    topology = dataset.topology(phase, config.partition.method, config.parts)
+    bounds = dataset.book(config.partition.method, config.parts).worker_bounds(group.size)
+    _state_memory(config, topology.n_nodes, int(np.diff(bounds)[group.rank]), phase, group, recorder)
+    facts = {"dataset": dataset.name, "dataset_hash": dataset.content_hash}
+    return PhaseTrainer(config, run, topology, bounds, phase, group, recorder, facts)
+
+
+def _state_memory(
+    config: Config, n_nodes: int, n_own: int, phase: str, group: WorkerGroup, recorder: Recorder
+) -> None:
+    """Say what the phase needs before it starts, and refuse what cannot fit."""
+    item = 8 if config.run.dtype == "float64" else 4
+    width = config.model.dim * item
+    table = n_own * width * (3 if config.optim.name == "adam" else 1)
+    scratch = n_nodes * 16 * (config.sampler.threads + 1)
+    frontier, edges = 4 * config.train.batch_size, 0
+    for fanout in config.sampler.fanout:
+        edges += frontier * fanout
+        frontier = min(frontier * (fanout + 1), n_nodes)
+    batch = frontier * (3 * width + 40) + edges * 4 * (config.sampler.prefetch + 1)
+    inference = n_own * width * (len(config.sampler.fanout) + 1) + int(2 * config.evaluate.memory_gib * 2**30)
+    need = table + scratch + max(batch, inference)
+    recorder.say(
+        f"{phase}: at most {storage.gib(need)} a worker: rows and moments {storage.gib(table)}, sampler "
+        f"{storage.gib(scratch)}, the larger of a step {storage.gib(batch)} and evaluation {storage.gib(inference)}"
+    )
+    total, available = group.sum_floats([float(need)])[0], storage.available_memory()
+    if total > available:
+        raise UserError(
+            f"{phase}: needs up to {storage.gib(int(total))} over the workers, {storage.gib(available)} is free; lower "
+            "model.dim, train.batch_size, sampler.fanout or evaluate.memory_gib"
+        )
+
+
+def evaluate_trainer(
+    trainer: PhaseTrainer, dataset: PreparedDataset, split: str, trainers: list[PhaseTrainer], started: float
+) -> dict[str, Any]:
+    """The report of a trained model; a collective."""
+    config, group = trainer.config, trainer.group
+    report: dict[str, Any] = {}
+    edges = dataset.edges(split)
+    result = None
+    if len(edges[0]):
+        result = trainer.evaluate(edges)
+        if config.evaluate.sampled:
+            report["metrics_sampled_inference"] = trainer.evaluate(edges, sampled=True).metrics
+    seconds = {s: group.max_floats([sum(t.totals.seconds[s] for t in trainers)])[0] for s in STAGES}
+    totals = [t.totals for t in trainers]
+    training = group.max_floats([sum(t.training for t in totals)])[0]
+    positives, drawn, remote, every = group.sum_floats(
+        [
+            float(sum(t.positives for t in totals)),
+            float(sum(t.sampled_edges for t in totals)),
+            float(sum(t.remote_bytes for t in totals)),
+            float(sum(t.users_with_every_item for t in totals)),
+        ]
+    )
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peaks = np.zeros(group.size)
+    peaks[group.rank] = peak
+    report.update(
+        dataset={
+            "name": dataset.name,
+            "n_users": dataset.n_users,
+            "n_items": dataset.n_items,
+            "n_train": dataset.n_train,
+            "n_test": dataset.n_test,
+        },
+        config=config.to_dict(),
+        seed=config.run.seed,
+        workers=group.size,
+        partitions=config.parts,
+        phase=trainer.phase,
+        split=split,
+        metrics=result.metrics if result else {},
+        seconds={
+            "prepare": 0.0,
+            **seconds,
+            "blocked": group.max_floats([sum(t.blocked for t in totals)])[0],
+            "training": training,
+            "total": time.perf_counter() - started,
+        },
+        peak_rss_bytes=[int(p) for p in group.sum_floats(peaks.tolist())],
+        remote_bytes=int(remote),
+        positives_per_second=positives / training if training else 0.0,
+        sampled_edges_per_second=drawn / training if training else 0.0,
+        users_with_every_item=int(every),
+        n_evaluated=result.n_evaluated if result else 0,
+        n_dropped=result.n_dropped if result else dataset.n_users,
+        steps={t.phase: t.step for t in trainers},
+        validation_ndcg=trainers[0].schedule.best_ndcg if trainers[0].schedule.best_epoch else None,
+        torch=torch.__version__,
+    )
+    return report
+
+
+def _last_checkpoint(run: str) -> CheckpointInfo | None:
+    found = list_checkpoints(run)
+    return found[-1] if found else None
+
+
+def _records_until(run: str, last: CheckpointInfo | None) -> list[dict[str, Any]]:
+    """Records up to a checkpoint: what came after it is trained again."""
+    if last is None:
+        return []
+    return [
+        r
+        for r in read_records(run)
+        if (r["phase"] == last.phase and r["step"] <= last.step) or (r["phase"] == "fit" and last.phase == "full")
+    ]
+
+
+def evaluate_worker(
+    config: Config, run: str, dataset: PreparedDataset, group: WorkerGroup, split: str
+) -> dict[str, Any]:
+    """Evaluate the last checkpoint of a run (the final fit's where there is one); every worker calls it."""
+    started = time.perf_counter()
+    found = list_checkpoints(run)
+    if not found:
+        raise UserError(f"{run}: the run has no checkpoint; train it first")
+    last = found[-1]
+    recorder = _Quiet()
+    trainer = _make(config, run, dataset, last.phase, group, recorder)
+    trainer.resume(last)
+    if split == "test" and last.phase == "fit":
+        raise UserError(f"{run}: trained without its final fit; evaluate it with evaluate.split = valid, or train phase full")
+    if split == "valid" and last.phase == "full":
+        raise UserError(f"{run}: the final fit has seen the validation edges; evaluate it with evaluate.split = test")
+    if last.phase == "fit":
+        trainer.restore_best()
+    return evaluate_trainer(trainer, dataset, split, [trainer], started)
+
+
+class _Quiet(Recorder):
+    """A recorder that writes nothing."""
+
+    def __init__(self) -> None:
+        self.active = False
+        self.records = []
+        self._writer = None

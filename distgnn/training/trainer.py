@@ -1,0 +1,400 @@
+"""One phase of training on one worker: plain torch.distributed, and the same code in a group of one.
+
+    seeds -> minibatch -> fetch rows -> encoder, towers, loss -> backward -> rows' gradients home, sparse and dense update
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from distgnn.config import Config
+from distgnn.distributed.data_parallel import wrap
+from distgnn.distributed.embedding import ShardedEmbedding
+from distgnn.distributed.exchange import plan_fetch
+from distgnn.distributed.process_group import WorkerGroup
+from distgnn.graph import Topology
+from distgnn.loader import PrefetchLoader
+from distgnn.nn.batch import block_tensors, dropout_key, node_keys
+from distgnn.nn.model import GraphRecommender
+from distgnn.sampler import NeighborSampler, SeedOrder
+from distgnn.training.checkpoint import (
+    CheckpointInfo,
+    list_checkpoints,
+    load_checkpoint,
+    remove_checkpoint,
+    save_checkpoint,
+)
+from distgnn.training.dump import dump_blocks
+from distgnn.training.evaluation import RankingResult, build_ranking_task, evaluate_ranking
+from distgnn.training.inference import ModelScorer, OwnNodes, infer, infer_sampled
+from distgnn.training.objective import loss_of
+from distgnn.training.recorder import Recorder
+from distgnn.types import MiniBatch, UserError
+
+STAGES = ("sampling", "fetch", "forward", "backward", "optimizer", "evaluation")
+
+
+@dataclass
+class Schedule:
+    """Where a phase stands; goes into checkpoints.
+
+    Attributes:
+        best_ndcg, best_epoch: of the validation split; epochs count from 1.
+        stale: evaluations since the best one.
+        final_epochs: epochs of the final fit, once known.
+    """
+
+    best_ndcg: float = -1.0
+    best_epoch: int = 0
+    stale: int = 0
+    final_epochs: int = 0
+
+
+@dataclass
+class Totals:
+    """Sums over a phase on one worker."""
+
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+    blocked: float = 0.0
+    training: float = 0.0
+    positives: int = 0
+    sampled_edges: int = 0
+    remote_bytes: int = 0
+    users_with_every_item: int = 0
+
+
+class PhaseTrainer:
+    """Trains one phase on one topology.
+
+    Args:
+        config: of the run. run: its directory. topology: `fit` or `full`. bounds: int64 `[W + 1]` node ranges.
+        phase: fit or full. dataset_facts: `dataset` and `dataset_hash` for the checkpoints.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        run: str,
+        topology: Topology,
+        bounds: np.ndarray,
+        phase: str,
+        group: WorkerGroup,
+        recorder: Recorder,
+        dataset_facts: dict[str, str],
+    ) -> None:
+        self.config, self.run, self.topology, self.phase = config, run, topology, phase
+        self.group, self.recorder, self.bounds, self.dataset_facts = group, recorder, bounds, dataset_facts
+        if topology.n_edges == 0:
+            raise UserError(f"the {phase} graph has no edge: nothing to train on; give a larger log or a smaller split")
+        self.dtype = getattr(torch, config.run.dtype)
+        self.own = OwnNodes(topology, bounds, group.rank)
+        self.embedding = ShardedEmbedding(
+            self.own.node_type,
+            self.own.stable_id,
+            config.model.dim,
+            config.model.init_std,
+            config.run.seed,
+            self.dtype,
+            config.optim,
+            group,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.run.seed % 2**63)
+            model = GraphRecommender(config.model, len(config.sampler.fanout))
+        self.model = model.to(device=group.device, dtype=self.dtype)
+        self.wrapped = wrap(self.model, group)
+        self.optimizer = _dense_optimizer(self.model, config)
+        self.order = SeedOrder(topology, config.train.batch_size, config.run.seed, bounds, group.rank)
+        self.sampler = NeighborSampler(
+            topology,
+            config.sampler.fanout,
+            config.run.seed,
+            expand=config.sampler.expand,
+            exclude_targets=config.sampler.exclude_targets,
+            negatives=config.loss.negatives_kind(),
+            num_negatives=config.loss.num_negatives,
+        )
+        self.schedule = Schedule()
+        self.totals = Totals()
+        self.step = 0
+
+    def train_step(self, batch: MiniBatch) -> torch.Tensor:
+        """Forward, backward and update of one step; this worker's part of the loss, detached. A collective."""
+        clock = _Clock(self.totals.seconds)
+        plan = plan_fetch(batch.nodes, self.bounds, self.group)
+        keys = node_keys(batch.node_type, batch.stable_id)
+        tensors = block_tensors(batch.blocks, keys, self.group.device, self.dtype)
+        rows = self.embedding.fetch(plan)
+        clock.lap("fetch")
+        self.wrapped.train()
+        if self.optimizer is not None:
+            self.optimizer.zero_grad(set_to_none=True)
+        key = dropout_key(self.config.run.seed, batch.step)
+        user, item = self.wrapped(tensors, rows, batch.n_seed_users, key)
+        loss = loss_of(self.config.loss, batch, user, item, self.topology, self.group)
+        clock.lap("forward")
+        loss.backward()
+        clock.lap("backward")
+        assert rows.grad is not None
+        self.embedding.apply_gradient(plan, rows.grad, batch.step + 1)
+        if self.optimizer is not None:
+            self.optimizer.step()
+        clock.lap("optimizer")
+        self._count(batch, sum(plan.wanted) - plan.wanted[self.group.rank])
+        return loss.detach()
+
+    def _count(self, batch: MiniBatch, remote_rows: int) -> None:
+        totals = self.totals
+        totals.seconds["sampling"] += batch.seconds
+        totals.positives += len(batch.share)
+        totals.sampled_edges += batch.sampled_edges
+        width = self.config.model.dim * self.dtype.itemsize
+        totals.remote_bytes += remote_rows * (8 + 2 * width)
+        if batch.column_order is not None:
+            remote_columns = batch.global_size - len(batch.share)
+            totals.remote_bytes += 2 * remote_columns * self.model.out_dim * self.dtype.itemsize
+        every = self.topology.degree(batch.nodes[batch.user_index]) >= self.topology.n_items
+        totals.users_with_every_item += int(every.sum())
+
+    def resume(self, info: CheckpointInfo) -> None:
+        """Go on from a checkpoint."""
+        load_checkpoint(
+            info,
+            self.model,
+            self.optimizer,
+            self.embedding,
+            self.topology,
+            self.own,
+            self.dataset_facts["dataset_hash"],
+        )
+        self.step = info.step
+        self.schedule = Schedule(**info.manifest["schedule"])
+
+    def train(self, epochs: int, validation: tuple[np.ndarray, np.ndarray] | None, max_steps: int = 0) -> None:
+        """Run the phase to its end.
+
+        Args:
+            epochs: at most. validation: stable (users, items) that steer early stopping, or None.
+            max_steps: stop after that many steps (0: epochs decide).
+        """
+        train = self.config.train
+        steps = epochs * self.order.steps_per_epoch
+        stop = min(max_steps, steps) if max_steps else steps
+        sampler = self.config.sampler
+        loader = PrefetchLoader(
+            self.order, self.sampler, self.step, stop, threads=sampler.threads, prefetch=sampler.prefetch
+        )
+        window = _Window(self)
+        stopped = self._stopped(train.patience)
+        for batch in () if stopped else loader:
+            if self.config.run.dump_blocks:
+                dump_blocks(self.run, self.phase, batch, self.group)
+            window.add(self.train_step(batch), batch)
+            self.step = batch.step + 1
+            epoch_done = self.step % self.order.steps_per_epoch == 0
+            checkpoint = epoch_done or self.step == stop
+            if train.checkpoint_every:
+                checkpoint = self.step % train.checkpoint_every == 0 or self.step == stop
+            if self.step % train.log_every == 0 or checkpoint or epoch_done:
+                window.record()
+            window.show(epochs, stop)
+            if epoch_done and validation is not None and train.eval_every:
+                epoch = self.step // self.order.steps_per_epoch
+                if epoch % train.eval_every == 0 or self.step == stop:
+                    window.pause()
+                    self._validate(validation, epoch)
+                    window.unpause()
+                    stopped = bool(self.group.decide(int(self._stopped(train.patience))))
+            if checkpoint or stopped:
+                self.save()
+            if stopped:
+                break
+        self.totals.blocked += loader.blocked_seconds
+        self.totals.training += window.training_seconds()
+        window.show(epochs, stop, last=True)
+
+    def _stopped(self, patience: int) -> bool:
+        return self.phase == "fit" and self.schedule.stale >= patience
+
+    def _validate(self, edges: tuple[np.ndarray, np.ndarray], epoch: int) -> None:
+        result = self.evaluate(edges, exact_mrr=False)
+        ndcg = result.metrics["ndcg@20"]
+        if ndcg > self.schedule.best_ndcg:
+            self.schedule.best_ndcg, self.schedule.best_epoch, self.schedule.stale = ndcg, epoch, 0
+        else:
+            self.schedule.stale += 1
+        self.recorder.add(
+            {"phase": self.phase, "step": self.step, "epoch": epoch, "seconds": result.seconds, **result.metrics}
+        )
+        self.recorder.progress(
+            f"{self.phase} epoch {epoch}: validation recall@20 {result.metrics['recall@20']:.4f} "
+            f"ndcg@20 {ndcg:.4f}{' (best)' if not self.schedule.stale else ''}",
+            last=True,
+        )
+
+    def vectors(self, sampled: bool = False) -> torch.Tensor:
+        """Output vectors `[n_own, out_dim]` of this worker's nodes; a collective."""
+        if sampled:
+            return infer_sampled(self.model, self.embedding, self.sampler, self.own, self.bounds, self.group)
+        memory = int(self.config.evaluate.memory_gib * 2**30)
+        return infer(self.model, self.embedding, self.topology, self.own, self.bounds, self.group, memory)
+
+    def evaluate(
+        self, edges: tuple[np.ndarray, np.ndarray], *, exact_mrr: bool = True, sampled: bool = False
+    ) -> RankingResult:
+        """Full-catalogue metrics on held-out stable (users, items); a collective."""
+        clock = _Clock(self.totals.seconds)
+        task = build_ranking_task(self.topology, *edges, node_range=(self.own.low, self.own.high))
+        scorer = ModelScorer(self.vectors(sampled), self.own, self.topology, task.users, self.group)
+        result = evaluate_ranking(
+            scorer,
+            task,
+            exact_mrr=exact_mrr,
+            memory_bytes=int(self.config.evaluate.memory_gib * 2**30),
+            group=self.group.cpu if self.group.size > 1 else None,
+        )
+        clock.lap("evaluation")
+        return result
+
+    def save(self) -> None:
+        """Write a checkpoint and drop old ones, but for the best of the phase; a collective."""
+        facts = {
+            **self.dataset_facts,
+            "schedule": asdict(self.schedule),
+            "epoch": self.step // self.order.steps_per_epoch,
+            "model": asdict(self.config.model),
+            "fanout": list(self.config.sampler.fanout),
+            "seed": self.config.run.seed,
+        }
+        save_checkpoint(
+            self.run,
+            self.phase,
+            self.step,
+            self.model,
+            self.optimizer,
+            self.embedding,
+            self.own,
+            self.group,
+            facts,
+        )
+        if self.group.rank == 0:
+            best = self.schedule.best_epoch * self.order.steps_per_epoch
+            own = [c for c in list_checkpoints(self.run) if c.phase == self.phase]
+            for info in own[: -self.config.train.keep_checkpoints]:
+                if info.step != best or self.phase == "full":
+                    remove_checkpoint(info)
+        self.group.barrier()
+
+    def restore_best(self) -> None:
+        """Go back to the best validated epoch, where it is not the last one."""
+        best = self.schedule.best_epoch * self.order.steps_per_epoch
+        if best and best != self.step:
+            found = [c for c in list_checkpoints(self.run) if c.phase == self.phase and c.step == best]
+            if found:
+                schedule = self.schedule
+                self.resume(found[0])
+                self.schedule = schedule
+
+
+class _Clock:
+    """Adds the wall time since the last lap to a stage."""
+
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self.seconds = seconds
+        self.since = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.seconds[stage] += now - self.since
+        self.since = now
+
+
+class _Window:
+    """Loss and throughput between two records; the loss is the global one."""
+
+    def __init__(self, trainer: PhaseTrainer) -> None:
+        self.trainer = trainer
+        self.started = self.first = time.perf_counter()
+        self.paused = 0.0
+        self.out = 0.0  # seconds in evaluation, over the phase
+        self.losses: list[torch.Tensor] = []
+        self.edges = self.positives = 0
+        self.first_step = trainer.step
+        self.last: dict[str, float] = {"loss": float("nan"), "edges": 0.0, "positives": 0.0}
+
+    def add(self, loss: torch.Tensor, batch: MiniBatch) -> None:
+        self.losses.append(loss)
+        self.edges += batch.sampled_edges
+        self.positives += batch.global_size
+
+    def pause(self) -> None:
+        self.paused = time.perf_counter()
+
+    def unpause(self) -> None:
+        away = time.perf_counter() - self.paused
+        self.started += away
+        self.out += away
+
+    def training_seconds(self) -> float:
+        return time.perf_counter() - self.first - self.out
+
+    def record(self) -> None:
+        """One record for the steps since the last one; a collective."""
+        if not self.losses:
+            return
+        trainer = self.trainer
+        local = torch.stack(self.losses).double().sum().item()
+        loss, edges = trainer.group.sum_floats([local, float(self.edges)])
+        seconds = time.perf_counter() - self.started
+        self.last = {
+            "loss": loss / len(self.losses),
+            "edges": edges / seconds,
+            "positives": self.positives / seconds,
+        }
+        if not np.isfinite(loss):
+            raise UserError(
+                f"{trainer.phase} step {trainer.step}: the loss is {loss}: training diverged; lower optim.lr"
+            )
+        trainer.recorder.add(
+            {
+                "phase": trainer.phase,
+                "step": trainer.step,
+                "epoch": (trainer.step - 1) // trainer.order.steps_per_epoch + 1,
+                "loss": self.last["loss"],
+                "seconds": seconds,
+                "positives_per_second": self.last["positives"],
+                "sampled_edges_per_second": self.last["edges"],
+            }
+        )
+        self.losses, self.edges, self.positives = [], 0, 0
+        self.started = time.perf_counter()
+
+    def show(self, epochs: int, stop: int, last: bool = False) -> None:
+        """The live line."""
+        trainer = self.trainer
+        done = trainer.step - self.first_step
+        left = self.training_seconds() / max(done, 1) * (stop - trainer.step)
+        trainer.recorder.progress(
+            f"{trainer.phase} epoch {min(trainer.step // trainer.order.steps_per_epoch + 1, epochs)}/{epochs}  "
+            f"step {trainer.step}/{stop}  loss {self.last['loss']:.4f}  {self.last['edges'] / 1e6:.2f} M edges/s  "
+            f"{self.last['positives']:,.0f} positives/s  ETA {int(left) // 60}:{int(left) % 60:02d}",
+            last=last,
+        )
+
+
+def _dense_optimizer(model: torch.nn.Module, config: Config) -> torch.optim.Optimizer | None:
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if not parameters:
+        return None
+    optim = config.optim
+    lr = optim.dense_lr or optim.lr
+    if optim.name == "sgd":
+        return torch.optim.SGD(parameters, lr=lr, weight_decay=optim.weight_decay)
+    return torch.optim.Adam(
+        parameters, lr=lr, betas=(optim.beta1, optim.beta2), eps=optim.eps, weight_decay=optim.weight_decay
+    )

@@ -1,0 +1,39 @@
+"""Entry of a worker process: `python -m distgnn.training.worker TASK.json RANK`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from distgnn.config import config_from_dict
+from distgnn.partition.dataset import PreparedDataset
+from distgnn.training.launch import run_rank
+from distgnn.types import UserError
+
+
+def main() -> int:
+    """Run one rank; rank 0 leaves the report, a user's mistake is left as a message."""
+    task = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    rank = int(sys.argv[2])
+    try:
+        report = run_rank(
+            task["command"],
+            config_from_dict(task["config"]),
+            task["run"],
+            PreparedDataset.open(task["dataset"], verify=False),
+            rank,
+            task["workers"],
+            task["init_method"],
+            task["threads"],
+        )
+    except UserError as error:
+        Path(f"{task['error']}-{rank}").write_text(str(error), encoding="utf-8")
+        return 2
+    if rank == 0:
+        Path(task["report"]).write_text(json.dumps(report), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
