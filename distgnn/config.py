@@ -389,10 +389,21 @@ def _apply_overrides(values: dict[str, Any], overrides: list[str]) -> None:
             value = tomllib.loads(f"v = {raw}")["v"]
         except tomllib.TOMLDecodeError:
             value = raw
-        hints = _field_type(section, name)
-        if hints is str and not isinstance(value, str):
+        annotation = _field_type(section, name)
+        if annotation is str and not isinstance(value, str):
             value = raw
+        if typing.get_origin(annotation) is tuple and isinstance(value, str):
+            value = _parse_list(value)
         values.setdefault(section, {})[name] = value
+
+
+def _parse_list(text: str) -> list[Any]:
+    """`5,5` and `toppop,als`: a list without brackets."""
+    try:
+        values: list[Any] = tomllib.loads(f"v = [{text}]")["v"]
+        return values
+    except tomllib.TOMLDecodeError:
+        return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _field_type(section: str, name: str) -> Any:

@@ -1,7 +1,6 @@
 """DistributedDataParallel that sums gradients: the losses are already divided by the global batch size."""
 
-from __future__ import annotations
-
+# No postponed annotations here: DDP checks the hook's annotations as objects.
 from typing import Any
 
 import torch

@@ -33,7 +33,7 @@ Log = Callable[[str], None]
 _ROW_BYTES = 110  # with text keys; integers take less
 _TIMESTAMP_BYTES = 24
 _WEIGHT_BYTES = 16
-_BASE_BYTES = 300 << 20  # the interpreter, Arrow's and Numba's code, one batch
+_BASE_BYTES = 420 << 20  # the interpreter, Arrow's and Numba's code, a batch of text in all its forms
 
 
 def prepare(config: Config, log: Log = print) -> PreparedDataset:
