@@ -65,7 +65,10 @@ def prepare(config: Config, log: Log = print) -> PreparedDataset:
             if not is_prepared(out):  # else another process was faster
                 raise
     log(f"{sources.name}: prepared before, in {out}")
-    return PreparedDataset.open(out)
+    try:
+        return PreparedDataset.open(out)
+    except UserError as error:
+        raise UserError(f"{error} (a copy in the cache: remove {out} first)") from error
 
 
 def open_or_prepare(config: Config, log: Log = print) -> PreparedDataset:
@@ -89,7 +92,7 @@ def load_dataset(name_or_path: str, log: Log = print, **config: dict[str, Any]) 
 def _cached(config: Config, sources: Sources) -> Path:
     """Place in the cache, by the logs' content and the options that matter."""
     options = {
-        "partition": dataclasses.asdict(config.partition),
+        **dataclasses.asdict(config.partition),
         "parts": config.parts,
         **_split_options(config, sources),
     }

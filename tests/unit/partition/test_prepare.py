@@ -234,6 +234,15 @@ def test_the_cache_is_keyed_by_content_and_the_options_that_matter(
 KEYS = ("input", "valid_input", "test_input")
 
 
+def test_a_damaged_dataset_in_the_cache_says_what_to_remove(tmp_path: Path, run: Any) -> None:
+    data = {"input": write_edges(tmp_path / "log.parquet", BLOCK)}
+    dataset = run(data, out="", partition={"parts": 2})
+    assert run(data, out="", cluster={"workers": 2}).path == dataset.path  # as many partitions by another option
+    (Path(dataset.path) / "items.parquet").write_bytes(b"")
+    with pytest.raises(UserError, match=r"items\.parquet: .*truncated.*\(a copy in the cache: remove .*/prepared/log-"):
+        run(data, out="", partition={"parts": 2})
+
+
 def test_open_or_prepare_leaves_the_runs_folder_alone(tmp_path: Path) -> None:
     settings = config(data={"input": write_edges(tmp_path / "log.parquet", BLOCK)}, run={"out": str(tmp_path / "run")})
     assert open_or_prepare(settings, lambda line: None).n_fit == 64
