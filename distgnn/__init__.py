@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from distgnn.partition.prepare import load_dataset
-    from distgnn.training.trainer import Trainer
+    from distgnn.training.launch import Trainer
 
 __version__ = "0.1.0"
 
 __all__ = ["Trainer", "__version__", "evaluate", "load_dataset"]
 
 _EXPORTS = {
-    "Trainer": ("distgnn.training.trainer", "Trainer"),
+    "Trainer": ("distgnn.training.launch", "Trainer"),
     "evaluate": ("distgnn.commands", "evaluate"),
     "load_dataset": ("distgnn.partition.prepare", "load_dataset"),
 }
@@ -67,4 +67,4 @@ def _kernel_cache() -> Path:
 if "NUMBA_CACHE_DIR" not in os.environ:
     os.environ["NUMBA_CACHE_DIR"] = str(_kernel_cache())
     if "numba" in sys.modules:  # it has read its environment already
-        sys.modules["numba"].config.reload_config()  # type: ignore[attr-defined]
+        sys.modules["numba"].config.reload_config()

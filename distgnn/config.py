@@ -74,9 +74,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _one_of("data", "format", self.format, ("auto", "csv", "parquet", "lightgcn"))
-        _one_of(
-            "data", "split", self.split, ("auto", "given", "leave_last_k", "per_user_ratio", "global_time")
-        )
+        _one_of("data", "split", self.split, ("auto", "given", "leave_last_k", "per_user_ratio", "global_time"))
         _at_least("data", "holdout", self.holdout, 1)
         _between("data", "valid_ratio", self.valid_ratio, 0.0, 1.0)
         _between("data", "test_ratio", self.test_ratio, 0.0, 1.0)
@@ -371,9 +369,7 @@ def config_from_dict(values: dict[str, Any], where: str = "config") -> Config:
         known = [f.name for f in fields(section_class)]
         for key in content:
             if key not in known:
-                raise UserError(
-                    f"{where}: unknown key {name}.{key}{_nearest(key, known)}"
-                )
+                raise UserError(f"{where}: unknown key {name}.{key}{_nearest(key, known)}")
         built[name] = section_class(**{k: _coerce(f"{name}.{k}", hints[k], v) for k, v in content.items()})
     return Config(**built)
 

@@ -125,7 +125,8 @@ class Topology:
         assert (np.asarray(self.node_id)[stable[users]] == users).all()
         assert (np.asarray(self.node_id)[self.n_users + stable[items]] == items).all()
         assert (np.diff(self.user_offsets) == degree[np.asarray(self.node_id)[: self.n_users]]).all()
-        forward, backward = [], []
+        forward: list[np.ndarray] = []
+        backward: list[np.ndarray] = []
         for node in range(self.n_nodes):
             row = self.row(node)
             assert (node_type[row] != node_type[node]).all() and (np.diff(stable[row]) > 0).all()

@@ -30,8 +30,8 @@ class SeedEdges:
         epoch: epoch of the step.
         global_size: B, the number of seed edges of the step over all workers.
         user, item: node ids of the share's edges, int64 `[b]`.
-        global_user, global_item: node ids of all edges of the step, int64 `[B]`, in the order of the epoch's permutation.
-        global_user_position: position of the item in its user's row, int64 `[B]` (the target edges' exclusion needs it).
+        global_user, global_item: node ids of all edges of the step, int64 `[B]`, in the epoch's order.
+        global_user_position: position of the item in its user's row, int64 `[B]` (for exclusion).
         share: positions of the share in the global step, int64 `[b]`, ascending.
         share_sizes: edges of each worker's share, int64 `[W]`.
         column_order: int64 `[B]`, row of every edge of the step in the shares concatenated in rank order.

@@ -143,9 +143,7 @@ def sample_hop(
 
 
 @njit(nogil=True, cache=True)
-def describe_nodes(
-    nodes, offsets, indptr_address, like_indptr, stable_id, node_type, stable, degree
-):
+def describe_nodes(nodes, offsets, indptr_address, like_indptr, stable_id, node_type, stable, degree):
     """Type (uint8), stable id (int64) and full degree (int64) of nodes int64 `[n]`."""
     for i in range(nodes.shape[0]):
         node = nodes[i]

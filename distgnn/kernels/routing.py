@@ -7,7 +7,7 @@ from numba import njit
 
 @njit(nogil=True, cache=True)
 def route_by_owner(nodes, bounds, counts, order):
-    """Counting sort of nodes int64 `[n]` by owner: worker w owns ids [bounds[w], bounds[w + 1]), bounds int64 `[W + 1]`.
+    """Counting sort of nodes int64 `[n]` by owner: worker w owns [bounds[w], bounds[w + 1]), bounds int64 `[W + 1]`.
 
     Args:
         counts: int64 `[W]` of 0, written. order: int64 `[n]`, written: order[k] is the k-th node's position in `nodes`.

@@ -37,7 +37,17 @@ def permuted_slice(start, n, key, out):
 
 @njit(nogil=True, cache=True)
 def resolve_edges(
-    edge, user_offsets, node_id, offsets, indptr_address, indices_address, like_indptr, like_indices, user, item, position
+    edge,
+    user_offsets,
+    node_id,
+    offsets,
+    indptr_address,
+    indices_address,
+    like_indptr,
+    like_indices,
+    user,
+    item,
+    position,
 ):
     """Users, items (node ids) and positions in the users' rows of edge ids, all int64 `[b]`.
 

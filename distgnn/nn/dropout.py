@@ -44,7 +44,7 @@ class KeyedDropout(nn.Module):
         self.site = site
 
     def forward(self, x: torch.Tensor, node_key: torch.Tensor, step_key: int) -> torch.Tensor:
-        """x `[n, c]`, node_key int64 `[n]` (uint64 bits), step_key uint64 of (seed, step)."""
+        """X `[n, c]`, node_key int64 `[n]` (uint64 bits), step_key uint64 of (seed, step)."""
         if not self.training or self.p == 0.0:
             return x
         key = int(combine(np.uint64(step_key), np.uint64(self.site)))

@@ -2,6 +2,8 @@
 
 The same `layer` runs on sampled blocks in training and on full-neighbour blocks in inference. Sums are scaled by
 degree / (number drawn), so that a row keeps the weight that inference gives it; users and items share the weights.
+Hidden layers use GELU: at ReLU's kink a rounding difference flips a unit's whole gradient, and float32 runs on
+different numbers of workers would drift apart.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import importlib
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from distgnn.nn.aggregation import inverse_or_zero, neighbor_sum
@@ -80,7 +83,7 @@ class GCN(Encoder):
         self.dropout = nn.ModuleList(KeyedDropout(dropout, site) for site in range(n_layers))
 
     def pre_activation(self, index: int, block: BlockTensors, x: torch.Tensor) -> torch.Tensor:
-        """Linear map of the normalised sum, before ReLU and dropout."""
+        """Linear map of the normalised sum, before GELU and dropout."""
         source = (block.degree + 1).rsqrt()
         own = source[: block.n_dst]
         weight = block.degree[: block.n_dst] * inverse_or_zero(block.drawn)
@@ -92,7 +95,7 @@ class GCN(Encoder):
         hidden = self.pre_activation(index, block, x)
         if index == self.n_layers - 1:
             return hidden
-        result: torch.Tensor = self.dropout[index](hidden.relu(), block.node_key[: block.n_dst], step_key)
+        result: torch.Tensor = self.dropout[index](F.gelu(hidden), block.node_key[: block.n_dst], step_key)
         return result
 
 
@@ -108,7 +111,7 @@ class GraphSAGE(Encoder):
         self.dropout = nn.ModuleList(KeyedDropout(dropout, site) for site in range(n_layers))
 
     def pre_activation(self, index: int, block: BlockTensors, x: torch.Tensor) -> torch.Tensor:
-        """Sum of both linear maps, before ReLU and dropout."""
+        """Sum of both linear maps, before GELU and dropout."""
         mean = neighbor_sum(x, torch.ones_like(block.degree), inverse_or_zero(block.drawn), block)
         result: torch.Tensor = self.own[index](x[: block.n_dst]) + self.neighbor[index](mean)
         return result
@@ -117,7 +120,7 @@ class GraphSAGE(Encoder):
         hidden = self.pre_activation(index, block, x)
         if index == self.n_layers - 1:
             return hidden
-        result: torch.Tensor = self.dropout[index](hidden.relu(), block.node_key[: block.n_dst], step_key)
+        result: torch.Tensor = self.dropout[index](F.gelu(hidden), block.node_key[: block.n_dst], step_key)
         return result
 
 
@@ -138,7 +141,7 @@ class PyGEncoder(Encoder):
         hidden: torch.Tensor = self.conv[index]((x, x[: block.n_dst]), block.edge_index())
         if index == self.n_layers - 1:
             return hidden
-        result: torch.Tensor = self.dropout[index](hidden.relu(), block.node_key[: block.n_dst], step_key)
+        result: torch.Tensor = self.dropout[index](F.gelu(hidden), block.node_key[: block.n_dst], step_key)
         return result
 
 

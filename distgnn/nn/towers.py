@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from distgnn.nn.dropout import KeyedDropout
@@ -11,7 +12,7 @@ _FIRST_SITE = 1000  # tower dropouts are told apart from the encoder's
 
 
 class MLPTower(nn.Module):
-    """Linear, LayerNorm, ReLU and dropout for each hidden width, then a linear map to `out_dim`.
+    """Linear, LayerNorm, GELU and dropout for each hidden width, then a linear map to `out_dim`.
 
     LayerNorm and not BatchNorm: a batch's statistics would depend on how it is shared out.
     """
@@ -28,7 +29,7 @@ class MLPTower(nn.Module):
     def forward(self, x: torch.Tensor, node_key: torch.Tensor, step_key: int) -> torch.Tensor:
         """`[n, out_dim]` from `[n, in_dim]`."""
         for linear, norm, dropout in zip(self.linear, self.norm, self.dropout, strict=True):
-            x = dropout(norm(linear(x)).relu(), node_key, step_key)
+            x = dropout(F.gelu(norm(linear(x))), node_key, step_key)
         result: torch.Tensor = self.out(x)
         return result
 
@@ -37,12 +38,12 @@ class IdentityTower(nn.Module):
     """Rows as they come."""
 
     def forward(self, x: torch.Tensor, node_key: torch.Tensor, step_key: int) -> torch.Tensor:
-        """x itself."""
+        """X itself."""
         return x
 
 
 def make_tower(name: str, in_dim: int, hidden: tuple[int, ...], out_dim: int, dropout: float, index: int) -> nn.Module:
-    """identity or mlp; `index` 0 for users, 1 for items."""
+    """Identity or mlp; `index` 0 for users, 1 for items."""
     if name == "identity":
         return IdentityTower()
     return MLPTower(in_dim, hidden, out_dim, dropout, _FIRST_SITE * (index + 1))

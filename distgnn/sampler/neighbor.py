@@ -186,9 +186,7 @@ class NeighborSampler:
             seconds=time.perf_counter() - started,
         )
 
-    def _draw_negatives(
-        self, seeds: SeedEdges, step: int
-    ) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray]:
+    def _draw_negatives(self, seeds: SeedEdges, step: int) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray]:
         """(nodes to embed beside the edges, columns of a logit matrix, each row's own column)."""
         graph = self.graph
         nobody = np.full(len(seeds.user), -1, np.int64)

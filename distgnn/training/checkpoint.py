@@ -123,7 +123,9 @@ def save_checkpoint(
 def _read(info: CheckpointInfo, name: str) -> dict[str, torch.Tensor]:
     content = storage.read_bytes(storage.join(info.uri, name))
     if hashlib.sha256(content).hexdigest() != info.manifest["files"][name]:
-        raise UserError(f"{info.uri}/{name}: altered or truncated (its sha256 is not the manifest's); remove this checkpoint")
+        raise UserError(
+            f"{info.uri}/{name}: altered or truncated (its sha256 is not the manifest's); remove this checkpoint"
+        )
     try:
         result: dict[str, torch.Tensor] = load_tensors(content)
     except SafetensorError as error:
@@ -155,7 +157,9 @@ def load_checkpoint(
     for name in sorted(n for n in info.manifest["files"] if n.startswith("shard-")):
         shard = _read(info, name)
         if shard["weight"].shape[1] != embedding.weight.shape[1]:
-            raise UserError(f"{info.uri}: rows of width {shard['weight'].shape[1]}, but model.dim = {embedding.weight.shape[1]}")
+            raise UserError(
+                f"{info.uri}: rows of width {shard['weight'].shape[1]}, but model.dim = {embedding.weight.shape[1]}"
+            )
         position = shard["node_type"].numpy().astype(np.int64) * n_users + shard["stable_id"].numpy()
         node = np.asarray(topology.node_id, np.int64)[position]
         mine = np.flatnonzero((node >= own.low) & (node < own.high))
@@ -164,7 +168,9 @@ def load_checkpoint(
         embedding.weight[target] = shard["weight"][source].to(embedding.weight)
         for i, moment in enumerate(embedding.moments):
             if f"moment{i}" not in shard:
-                raise UserError(f"{info.uri}: holds no Adam moments; resume with the optim.name that it was trained with")
+                raise UserError(
+                    f"{info.uri}: holds no Adam moments; resume with the optim.name that it was trained with"
+                )
             moment[target] = shard[f"moment{i}"][source].to(moment)
         missing[target.numpy()] = False
     if missing.any():

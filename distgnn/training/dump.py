@@ -47,5 +47,5 @@ def dump_blocks(run: str, phase: str, batch: MiniBatch, group: WorkerGroup) -> N
             merged[name] = np.unique(np.concatenate(parts), axis=0)
     if group.rank == 0:
         buffer = io.BytesIO()
-        np.savez(buffer, **merged)  # zip entries carry a fixed date: equal content is equal bytes
+        np.savez(buffer, allow_pickle=False, **merged)  # zip entries carry a fixed date: equal content is equal bytes
         storage.write_bytes(storage.join(run, "blocks", phase, f"step-{batch.step:08d}.npz"), buffer.getvalue())

@@ -119,7 +119,9 @@ class ModelScorer:
         block_items: int = 1 << 16,
     ) -> None:
         if not bool(torch.isfinite(vectors).all()):
-            raise UserError("the model's vectors are not finite: training diverged; lower optim.lr or raise loss.temperature")
+            raise UserError(
+                "the model's vectors are not finite: training diverged; lower optim.lr or raise loss.temperature"
+            )
         nodes = np.asarray(topology.node_id[: topology.n_users], np.int64)[users] - own.low
         self.user_vectors = vectors[torch.from_numpy(nodes).to(vectors.device)]
         items = np.flatnonzero(own.node_type != USER)

@@ -69,13 +69,13 @@ def _refuse_other_dataset(run: str, dataset: PreparedDataset) -> None:
     known = storage.join(run, "dataset.json")
     if storage.exists(known) and storage.read_json(known)["content_hash"] != dataset.content_hash:
         raise UserError(
-            f"{run}: its checkpoints belong to another dataset ({storage.read_json(known)['name']}, now {dataset.name}); "
-            "choose another run.out, or the dataset that it was trained on"
+            f"{run}: its checkpoints belong to another dataset ({storage.read_json(known)['name']}, now {dataset.name});"
+            " choose another run.out, or the dataset that it was trained on"
         )
 
 
 def open_run(config: Config) -> tuple[Config, PreparedDataset]:
-    """Config and dataset of the run that `run.path` names; sections evaluate, baselines and cluster come from `config`."""
+    """Config and dataset of the run that `run.path` names; evaluate, baselines and cluster come from `config`."""
     run = config.run.path
     if not run or not storage.exists(storage.join(run, "config.toml")):
         raise UserError(f"run.path = {run!r}: no config.toml there; name the directory of a training run")
@@ -145,7 +145,7 @@ def _supervise(folder: str, workers: int, threads: int) -> None:
             time.sleep(0.05)
     finally:
         _stop(processes)
-    for rank, process in enumerate(processes):
+    for rank in range(workers):
         message = Path(f"{folder}/error-{rank}")
         if message.exists():
             raise UserError(message.read_text(encoding="utf-8"))

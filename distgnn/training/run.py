@@ -72,9 +72,7 @@ def _make(
     return PhaseTrainer(config, run, topology, bounds, phase, group, recorder, facts)
 
 
-def _state_memory(
-    config: Config, n_nodes: int, n_own: int, phase: str, group: WorkerGroup, recorder: Recorder
-) -> None:
+def _state_memory(config: Config, n_nodes: int, n_own: int, phase: str, group: WorkerGroup, recorder: Recorder) -> None:
     """Say what the phase needs before it starts, and refuse what cannot fit."""
     item = 8 if config.run.dtype == "float64" else 4
     width = config.model.dim * item
@@ -190,7 +188,9 @@ def evaluate_worker(
     trainer = _make(config, run, dataset, last.phase, group, recorder)
     trainer.resume(last)
     if split == "test" and last.phase == "fit":
-        raise UserError(f"{run}: trained without its final fit; evaluate it with evaluate.split = valid, or train phase full")
+        raise UserError(
+            f"{run}: trained without its final fit; evaluate it with evaluate.split = valid, or train phase full"
+        )
     if split == "valid" and last.phase == "full":
         raise UserError(f"{run}: the final fit has seen the validation edges; evaluate it with evaluate.split = test")
     if last.phase == "fit":

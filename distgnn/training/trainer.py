@@ -1,13 +1,12 @@
 """One phase of training on one worker: plain torch.distributed, and the same code in a group of one.
 
-    seeds -> minibatch -> fetch rows -> encoder, towers, loss -> backward -> rows' gradients home, sparse and dense update
+seeds -> minibatch -> fetch rows -> encoder, towers, loss -> backward -> rows' gradients home, sparse and dense update
 """
 
 from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import numpy as np
 import torch

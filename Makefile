@@ -1,0 +1,36 @@
+# Every target makes its virtual environment when it is missing, or when what it installs has changed.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+OUT ?= runs/demo
+
+.PHONY: demo test lint bench clean
+.DEFAULT_GOAL := test
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,bench]'
+	touch $(STAMP)
+
+# Prepare the bundled dataset, train a teacher with two workers and judge it beside the baselines.
+demo: $(STAMP)
+	rm -rf $(OUT)
+	$(BIN)/distgnn train --config jobs/recipes/debian-deps.toml --set run.out=$(OUT) --workers 2 \
+		--baselines toppop,itemknn,als,gfcf
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/python -m pytest -q
+
+bench: $(STAMP)
+	mkdir -p benchmarks/out
+	$(BIN)/python -m benchmarks.quality --json benchmarks/out/quality.json
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis benchmarks/out

@@ -1,0 +1,128 @@
+"""The command line: options to a Config, a command, and its errors to one line and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import sys
+from collections.abc import Sequence
+
+from distgnn.config import load_config
+from distgnn.types import UserError
+
+_DATA_FLAGS = {
+    "--input": "data.input",
+    "--test-input": "data.test_input",
+    "--valid-input": "data.valid_input",
+    "--format": "data.format",
+    "--user-column": "data.user_column",
+    "--item-column": "data.item_column",
+    "--timestamp-column": "data.timestamp_column",
+    "--weight-column": "data.weight_column",
+    "--split": "data.split",
+}
+_FLAGS = {
+    "prepare": {"--name": "data.name", **_DATA_FLAGS, "--parts": "partition.parts", "--out": "run.out"},
+    "train": {
+        "--name": "data.name",
+        **_DATA_FLAGS,
+        "--data": "data.path",
+        "--workers": "cluster.workers",
+        "--seed": "run.seed",
+        "--baselines": "evaluate.baselines",
+        "--out": "run.out",
+    },
+    "evaluate": {
+        "--run": "run.path",
+        "--name": "data.name",
+        "--data": "data.path",
+        "--workers": "cluster.workers",
+        "--baselines": "evaluate.baselines",
+        "--out": "run.out",
+    },
+}
+_HELP = {
+    "prepare": "turn an interaction log into a partitioned dataset",
+    "train": "train a graph recommender and evaluate it",
+    "evaluate": "evaluate a run, or baselines, on the whole catalogue",
+    "datasets": "list the datasets that can be named",
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command-line surface."""
+    parser = argparse.ArgumentParser(prog="distgnn", description="Distributed training of graph recommenders.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, text in _HELP.items():
+        command = commands.add_parser(name, help=text, description=text)
+        if name == "datasets":
+            continue
+        command.add_argument(
+            "--config", metavar="FILE", help="TOML file of options (docs/configuration.md has them all)"
+        )
+        command.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="SECTION.KEY=VALUE",
+            dest="overrides",
+            help="override one option",
+        )
+        for flag, key in _FLAGS[name].items():
+            command.add_argument(flag, metavar="VALUE", help=f"short for --set {key}=VALUE")
+        if name == "train":
+            command.add_argument("--resume", action="store_true", help="go on from the last checkpoint in run.out")
+    return parser
+
+
+def _overrides(arguments: argparse.Namespace) -> list[str]:
+    values = list(arguments.overrides)
+    for flag, key in _FLAGS[arguments.command].items():
+        value = getattr(arguments, flag[2:].replace("-", "_"))
+        if value is not None:
+            values.append(f"{key}={value}")
+    if getattr(arguments, "resume", False):
+        values.append("run.resume=true")
+    return values
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    from distgnn import commands  # heavy imports only once the command line is known to be right
+
+    if arguments.command == "datasets":
+        commands.datasets()
+        return
+    config = load_config(arguments.config, _overrides(arguments))
+    getattr(commands, arguments.command)(config)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code: 0, 2 for a user's mistake, 1 for a failure, 130 when interrupted."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        _run(arguments)
+        sys.stdout.flush()
+    except UserError as error:
+        print(f"distgnn: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("distgnn: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(
+            f"distgnn: no space left on the device ({error.filename or 'output'}): free some or choose another run.out",
+            file=sys.stderr,
+        )
+        return 2
+    except RuntimeError as error:
+        if "worker " not in str(error):
+            raise
+        print(f"distgnn: {error}", file=sys.stderr)
+        return 1
+    return 0

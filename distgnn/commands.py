@@ -1,0 +1,103 @@
+"""prepare, train, evaluate, datasets: what the command line and jobs both call, one definition of every option."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import Any
+
+from distgnn import storage
+from distgnn.baselines.runner import LABELS, run_baselines
+from distgnn.config import Config
+from distgnn.data.registry import format_datasets, list_datasets
+from distgnn.partition import prepare as preparation
+from distgnn.partition.dataset import PreparedDataset
+from distgnn.report import format_table, write_report
+from distgnn.training.launch import open_run, run_evaluation, run_training
+from distgnn.types import UserError
+
+_COLUMNS = ["model", "recall@20", "ndcg@20", "recall@10", "ndcg@10", "hit@10", "mrr", "coverage@20"]
+
+
+def datasets() -> None:
+    """Print the datasets that can be named, with counts and state."""
+    print(format_datasets(list_datasets()))
+
+
+def prepare(config: Config) -> PreparedDataset:
+    """Make a dataset from a log or a name and say where it is."""
+    dataset = preparation.prepare(config)
+    print(f"prepared dataset: {dataset.path}")
+    return dataset
+
+
+def _table(report: dict[str, Any]) -> str:
+    rows = [*report.get("baselines", []), {"model": report.get("model", "teacher"), **report["metrics"]}]
+    return format_table([{**r, "model": LABELS.get(r["model"], r["model"])} for r in rows if len(r) > 1], _COLUMNS)
+
+
+def _finish(run: str, report: dict[str, Any], records: list[dict[str, Any]]) -> dict[str, Any]:
+    write_report(run, report, records)
+    print(
+        f"{report['dataset']['name']}, {report['split']} split, all {report['dataset']['n_items']:,} items ranked for "
+        f"{report['n_evaluated']:,} users ({report['n_dropped']:,} without an item to find are left out)"
+    )
+    print(_table(report))
+    print(f"report: {storage.join(run, 'report.html')}")
+    return report
+
+
+def train(config: Config) -> dict[str, Any]:
+    """Train a teacher, evaluate it (beside `evaluate.baselines`), write the run directory; returns the report."""
+    report = run_training(config)
+    records = report.pop("records")
+    _, dataset = open_run(_with_path(config, report["run"]))
+    report["model"] = config.model.encoder
+    if config.evaluate.baselines and report["metrics"]:
+        started = time.perf_counter()
+        report["baselines"] = run_baselines(dataset, config.evaluate.baselines, report["split"], config)
+        report["seconds"]["baselines"] = time.perf_counter() - started
+    return _finish(report["run"], report, records)
+
+
+def _with_path(config: Config, run: str) -> Config:
+    return dataclasses.replace(config, run=dataclasses.replace(config.run, path=run))
+
+
+def evaluate(config: Config) -> dict[str, Any]:
+    """Evaluate a run (`run.path`), baselines (`evaluate.baselines`), or both in one table; returns the report.
+
+    The report goes to `run.out`, or beside the run, or, for baselines alone, nowhere without `run.out`.
+    """
+    if config.run.path:
+        merged, dataset = open_run(config)
+        out = config.run.out or storage.join(config.run.path, f"evaluation-{config.evaluate.split}")
+        if config.run.out:
+            storage.refuse_used(out)
+        report = run_evaluation(config)
+        report["model"] = merged.model.encoder
+        if config.evaluate.baselines:
+            report["baselines"] = run_baselines(dataset, config.evaluate.baselines, config.evaluate.split, merged)
+        return _finish(out, report, [])
+    if not config.evaluate.baselines:
+        raise UserError("evaluate: name a run (--set run.path=RUN) or baselines (--baselines toppop,itemknn,gfcf,als)")
+    if config.run.out:
+        storage.refuse_used(config.run.out)
+    return _evaluate_baselines(config)
+
+
+def _evaluate_baselines(config: Config) -> dict[str, Any]:
+    dataset = preparation.open_or_prepare(config)
+    rows = run_baselines(dataset, config.evaluate.baselines, config.evaluate.split, config)
+    print(format_table([{**r, "model": LABELS[r["model"]]} for r in rows], [*_COLUMNS, "fit_seconds"]))
+    facts = {
+        "name": dataset.name,
+        "n_users": dataset.n_users,
+        "n_items": dataset.n_items,
+        "n_train": dataset.n_train,
+        "n_test": dataset.n_test,
+    }
+    result = {"dataset": facts, "config": config.to_dict(), "split": config.evaluate.split, "baselines": rows}
+    if config.run.out:
+        storage.write_json(storage.join(config.run.out, "report.json"), result)
+    return result
