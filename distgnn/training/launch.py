@@ -69,8 +69,8 @@ def _refuse_other_dataset(run: str, dataset: PreparedDataset) -> None:
     known = storage.join(run, "dataset.json")
     if storage.exists(known) and storage.read_json(known)["content_hash"] != dataset.content_hash:
         raise UserError(
-            f"{run}: its checkpoints belong to another dataset ({storage.read_json(known)['name']}, now {dataset.name});"
-            " choose another run.out, or the dataset that it was trained on"
+            f"{run}: its checkpoints belong to another dataset ({storage.read_json(known)['name']}, now {dataset.name})"
+            "; choose another run.out, or the dataset that it was trained on"
         )
 
 

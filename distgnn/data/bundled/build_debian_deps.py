@@ -111,7 +111,7 @@ def build(indexes: list[Path], out: Path) -> dict[str, object]:
         index = read_index(path)
         sources.append(
             {
-                "url": "https://deb.debian.org/debian/dists/bookworm/main/binary-amd64/",
+                "url": "https://packages.debian.org/bookworm/",
                 "file": path.name.removesuffix(path.suffix if path.suffix in _CODECS else "").rsplit("_", 1)[-1],
                 "sha256": hashlib.sha256(index.encode()).hexdigest(),  # decompressed, as the Release file lists it
             }

@@ -1,0 +1,1 @@
+"""Benchmarks: each file asks one question, prints a table and writes its figures. Tests are elsewhere."""

@@ -1,0 +1,71 @@
+"""What every benchmark needs: the machine and the commit, repeated timing, and a JSON file of figures."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores that this process may use, memory in bytes, versions and commit."""
+    model = platform.processor()
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("model name"):
+            model = line.split(":", 1)[1].strip()
+            break
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    changed = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=False)
+    return {
+        "processor": model,
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in ("torch", "numba", "numpy")},
+        "commit": commit.stdout.strip() + ("+changes" if changed.stdout.strip() else ""),
+    }
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Median, minimum and maximum."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def timed(call: Callable[[], Any], *, warm_up: int = 1, repeats: int = 5) -> dict[str, float]:
+    """Seconds of a call: the spread over `repeats` after `warm_up` calls that are not counted."""
+    for _ in range(warm_up):
+        call()
+    seconds = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - started)
+    return spread(seconds)
+
+
+def peak_rss_bytes() -> int:
+    """Most resident memory of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def parser(question: str) -> argparse.ArgumentParser:
+    """Options that all benchmarks share."""
+    result = argparse.ArgumentParser(description=question)
+    result.add_argument("--json", metavar="FILE", help="write the figures there")
+    return result
+
+
+def write_json(path: str | None, figures: dict[str, Any]) -> None:
+    """Write figures with the machine; does nothing without a path."""
+    if path:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(json.dumps({"machine": machine(), **figures}, indent=1) + "\n", encoding="utf-8")
