@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from distgnn import storage
-from distgnn.baselines.runner import LABELS, run_baselines
+from distgnn.baselines.runner import run_baselines
 from distgnn.config import Config
 from distgnn.data.registry import format_datasets, list_datasets
 from distgnn.partition import prepare as preparation
@@ -33,7 +33,7 @@ def prepare(config: Config) -> PreparedDataset:
 
 def _table(report: dict[str, Any]) -> str:
     rows = [*report.get("baselines", []), {"model": report.get("model", "teacher"), **report["metrics"]}]
-    return format_table([{**r, "model": LABELS.get(r["model"], r["model"])} for r in rows if len(r) > 1], _COLUMNS)
+    return format_table([r for r in rows if len(r) > 1], _COLUMNS)
 
 
 def _finish(run: str, report: dict[str, Any], records: list[dict[str, Any]]) -> dict[str, Any]:
@@ -89,7 +89,7 @@ def evaluate(config: Config) -> dict[str, Any]:
 def _evaluate_baselines(config: Config) -> dict[str, Any]:
     dataset = preparation.open_or_prepare(config)
     rows = run_baselines(dataset, config.evaluate.baselines, config.evaluate.split, config)
-    print(format_table([{**r, "model": LABELS[r["model"]]} for r in rows], [*_COLUMNS, "fit_seconds"]))
+    print(format_table(rows, [*_COLUMNS, "fit_seconds"]))
     facts = {
         "name": dataset.name,
         "n_users": dataset.n_users,
