@@ -7,8 +7,11 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
+from distgnn import __version__
 from distgnn.config import load_config
+from distgnn.option_reference import help_text
 from distgnn.types import UserError
 
 _DATA_FLAGS = {
@@ -48,19 +51,49 @@ _HELP = {
     "evaluate": "evaluate a run, or baselines, on the whole catalogue",
     "datasets": "list the datasets that can be named",
 }
+_SECTIONS = {
+    "prepare": ("run", "data", "partition", "cluster"),
+    "train": (
+        "run",
+        "data",
+        "partition",
+        "sampler",
+        "model",
+        "loss",
+        "optim",
+        "train",
+        "evaluate",
+        "baselines",
+        "cluster",
+    ),
+    "evaluate": ("run", "data", "evaluate", "baselines", "cluster"),
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong with the command line in one line, as for any other mistake."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see {self.prog} --help")
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command-line surface."""
-    parser = argparse.ArgumentParser(prog="distgnn", description="Distributed training of graph recommenders.")
+    parser = _Parser(prog="distgnn", description="Distributed training of graph recommenders.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"distgnn {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, text in _HELP.items():
-        command = commands.add_parser(name, help=text, description=text)
+        command = commands.add_parser(
+            name,
+            help=text,
+            description=text,
+            epilog=help_text(_SECTIONS.get(name, ())) if name in _SECTIONS else None,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
         if name == "datasets":
             continue
-        command.add_argument(
-            "--config", metavar="FILE", help="TOML file of options (docs/configuration.md has them all)"
-        )
+        command.add_argument("--config", metavar="FILE", help="TOML file of options")
         command.add_argument(
             "--set",
             action="append",
@@ -99,9 +132,8 @@ def _run(arguments: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 0, 2 for a user's mistake, 1 for a failure, 130 when interrupted."""
-    arguments = build_parser().parse_args(argv)
     try:
-        _run(arguments)
+        _run(build_parser().parse_args(argv))
         sys.stdout.flush()
     except UserError as error:
         print(f"distgnn: {error}", file=sys.stderr)

@@ -42,11 +42,11 @@ class RunConfig:
 
     out: str = ""  # run directory to create (prepare: the dataset directory); empty: runs/<dataset>-<time>
     path: str = ""  # an existing run: evaluate, distill, recommend
-    seed: int = 0
-    dtype: str = "float32"
+    seed: int = 0  # of the split, the start, the order, the draws and the dropout
+    dtype: str = "float32"  # of rows, parameters and moments
     dump_blocks: bool = False  # write every step's seeds, negatives and drawn edges to OUT/blocks
     resume: bool = False  # go on from the last checkpoint in `out`
-    tensorboard: bool = True
+    tensorboard: bool = True  # event files in OUT/tensorboard
 
     def __post_init__(self) -> None:
         _one_of("run", "dtype", self.dtype, ("float32", "float64"))
@@ -59,18 +59,18 @@ class DataConfig:
 
     name: str = ""  # registry name; with `input`: the name to give the dataset
     input: str = ""  # raw log, local or any fsspec URI
-    valid_input: str = ""  # with split = "given": validation and test logs
-    test_input: str = ""
+    valid_input: str = ""  # validation log, with split = "given"; without one 10% of each user's train edges
+    test_input: str = ""  # test log, with split = "given"
     path: str = ""  # prepared dataset
-    format: str = "auto"
-    user_column: str = "user"
-    item_column: str = "item"
-    timestamp_column: str = ""
-    weight_column: str = ""
+    format: str = "auto"  # of the logs; auto: by the file's name; lightgcn: `user item item ...` a line
+    user_column: str = "user"  # its name in the logs
+    item_column: str = "item"  # its name in the logs
+    timestamp_column: str = ""  # its name in the logs; empty: no timestamps
+    weight_column: str = ""  # its name in the logs; kept in the dataset, not yet used by training
     split: str = "auto"  # auto: given for registry datasets and where test_input is set, else per_user_ratio
     holdout: int = 1  # leave_last_k: edges a user for test, and as many for validation
-    valid_ratio: float = 0.1
-    test_ratio: float = 0.1
+    valid_ratio: float = 0.1  # share of the edges, for per_user_ratio and global_time
+    test_ratio: float = 0.1  # likewise
 
     def __post_init__(self) -> None:
         _one_of("data", "format", self.format, ("auto", "csv", "parquet", "lightgcn"))
@@ -87,7 +87,7 @@ class PartitionConfig:
     """How the graph is cut."""
 
     parts: int = 0  # 0: as many as cluster.workers
-    method: str = "metis"
+    method: str = "metis"  # metis: few edges between partitions; random: by stable id
     balance: str = "both"  # METIS node weights: nodes (1), edges (degree), both (their mean)
     memory_gib: float = 0.0  # METIS falls back to `random` above it; 0: what the machine has free
 
@@ -102,13 +102,13 @@ class PartitionConfig:
 class SamplerConfig:
     """Neighbour sampling. One hop, and so one encoder layer, for each entry of `fanout`."""
 
-    fanout: tuple[int, ...] = (10, 10)
-    topology: str = "auto"
-    threads: int = 1
+    fanout: tuple[int, ...] = (10, 10)  # most neighbours drawn for a node, the hop next to the seeds first
+    topology: str = "auto"  # replicated: every worker maps all of it; partitioned is not available yet
+    threads: int = 1  # that sample, for each worker
     prefetch: int = 4  # minibatches ahead of the trainer
-    expand: str = "all"
-    exclude_targets: bool = True
-    time_respecting: bool = False
+    expand: str = "all"  # all: every node of the frontier draws afresh each hop; new: only new nodes do, as in PyG
+    exclude_targets: bool = True  # keep the seed edges of the global step out of its blocks, in both directions
+    time_respecting: bool = False  # not available yet
 
     def __post_init__(self) -> None:
         if not self.fanout or any(f < 1 for f in self.fanout):
@@ -128,11 +128,11 @@ class ModelConfig:
     """Encoder and tower. `encoder` is lightgcn, gcn, graphsage, or the dotted name of a bipartite PyG layer."""
 
     encoder: str = "lightgcn"
-    dim: int = 64
-    tower: str = "identity"
-    tower_hidden: tuple[int, ...] = (128,)
+    dim: int = 64  # width of the embeddings
+    tower: str = "identity"  # after the encoder, one for users and one for items
+    tower_hidden: tuple[int, ...] = (128,)  # widths of the mlp tower's hidden layers
     tower_out: int = 0  # 0: as wide as `dim`
-    dropout: float = 0.0
+    dropout: float = 0.0  # in gcn, graphsage, PyG layers and mlp towers
     init_std: float = 0.1  # of the embeddings' normal start
 
     def __post_init__(self) -> None:
@@ -151,10 +151,10 @@ class LossConfig:
 
     name: str = "sampled_softmax"
     negatives: str = "auto"  # in_batch (sampled_softmax), uniform (each edge its own), shared (a step's)
-    num_negatives: int = 1
+    num_negatives: int = 1  # for uniform and shared
     score: str = "auto"  # cosine for sampled_softmax, dot for bpr
-    temperature: float = 0.1
-    logq: bool = False
+    temperature: float = 0.1  # divides the scores of sampled_softmax, and of bpr on cosines; positive
+    logq: bool = False  # in-batch: subtract the log of the item's chance to be a column
 
     def __post_init__(self) -> None:
         _one_of("loss", "name", self.name, ("bpr", "sampled_softmax"))
@@ -185,8 +185,8 @@ class LossConfig:
 class OptimConfig:
     """One optimizer for the embeddings (lazy: only touched rows move) and the dense parameters."""
 
-    name: str = "adam"
-    lr: float = 0.005
+    name: str = "adam"  # adam: lazy for the embeddings, as torch.optim.SparseAdam
+    lr: float = 0.005  # of the embeddings
     dense_lr: float = 0.0  # 0: as `lr`
     beta1: float = 0.9
     beta2: float = 0.999
@@ -207,15 +207,15 @@ class OptimConfig:
 class TrainConfig:
     """The schedule."""
 
-    epochs: int = 20
+    epochs: int = 20  # at most, for fit; full repeats as many as were best
     max_steps: int = 0  # > 0: `fit` alone, that many steps
     batch_size: int = 2048  # global
     eval_every: int = 1  # epochs; 0: never (then nothing stops early)
     patience: int = 3  # evaluations without a better validation NDCG@20
     log_every: int = 50  # steps in a record of metrics.jsonl
-    phase: str = "both"
+    phase: str = "both"  # fit: train edges, steered by validation; full: train and validation edges
     checkpoint_every: int = 0  # steps; 0: at the end of every epoch
-    keep_checkpoints: int = 2
+    keep_checkpoints: int = 2  # newest of each phase, besides the best of fit
 
     def __post_init__(self) -> None:
         _at_least("train", "epochs", self.epochs, 1)
@@ -233,7 +233,7 @@ class TrainConfig:
 class EvaluateConfig:
     """Full-catalogue evaluation."""
 
-    split: str = "test"
+    split: str = "test"  # valid ranks with the fit graph's edges masked, test with all training edges
     memory_gib: float = 1.0  # per worker, for scores and blocks of item rows
     sampled: bool = False  # also report inference on sampled neighbourhoods
     baselines: tuple[str, ...] = ()  # toppop, itemknn, gfcf, als: evaluated in the same table
@@ -250,13 +250,13 @@ class EvaluateConfig:
 class BaselinesConfig:
     """Their few hyperparameters."""
 
-    neighbors: int = 200  # itemknn
-    factors: int = 64  # als
-    iterations: int = 15  # als
-    regularization: float = 1.0  # als
+    neighbors: int = 200  # itemknn: kept for each item, by cosine
+    factors: int = 64  # als: width
+    iterations: int = 15  # als: sweeps
+    regularization: float = 1.0  # als: L2 on both factor matrices
     alpha: float = 0.0  # als: confidence of an interaction; 0: best of 1, 10, 40, 160 by validation NDCG@20
     singular_vectors: int = 256  # gfcf: ideal low-pass part
-    low_pass_weight: float = 0.3  # gfcf
+    low_pass_weight: float = 0.3  # gfcf: weight of the ideal part
 
     def __post_init__(self) -> None:
         for key in ("neighbors", "factors", "iterations", "singular_vectors"):
@@ -269,10 +269,10 @@ class BaselinesConfig:
 class ClusterConfig:
     """Workers and what each of them may use."""
 
-    workers: int = 1
+    workers: int = 1  # processes
     threads_per_worker: int = 0  # 0: the machine's cores shared out
-    use_gpu: bool = False
-    ray: bool = False
+    use_gpu: bool = False  # NCCL and CUDA devices instead of gloo and the CPU; not tested on real GPUs yet
+    ray: bool = False  # not available yet
     timeout_seconds: float = 600.0  # a collective that waits longer ends the run
 
     def __post_init__(self) -> None:

@@ -1,0 +1,1 @@
+"""Maintenance of the repository; nothing here is part of the package."""
