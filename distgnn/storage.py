@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import resource
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -382,6 +383,17 @@ def require_free_space(uri: str, nbytes: int, what: str) -> None:
 def available_memory() -> int:
     """Bytes that this process may still take: what the machine has free, or the tightest control group above it."""
     return max(min([_machine_available(), *_cgroup_available()]), 0)
+
+
+def peak_memory() -> int:
+    """Most resident memory of this process so far, in bytes.
+
+    Not getrusage's maximum: that one starts at what the parent held when it started this process.
+    """
+    for line in _lines(Path("/proc/self/status")):
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) << 10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 
 
 def _machine_available() -> int:

@@ -6,7 +6,6 @@ log -> ids -> distinct edges -> fit | valid | test -> partition -> relabel -> DA
 from __future__ import annotations
 
 import dataclasses
-import resource
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -133,8 +132,7 @@ class _Stages:
     def line(self) -> str:
         """Times and peak memory in words."""
         times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.seconds.items())
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
-        return f"{times}; peak memory {storage.gib(peak)}"
+        return f"{times}; peak memory {storage.gib(storage.peak_memory())}"
 
 
 def estimate_bytes(rows: int, timestamps: bool, weights: bool) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from typing import Any
 
@@ -120,9 +119,8 @@ def evaluate_trainer(
             float(sum(t.users_with_every_item for t in totals)),
         ]
     )
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     peaks = np.zeros(group.size)
-    peaks[group.rank] = peak
+    peaks[group.rank] = storage.peak_memory()
     report.update(
         dataset={
             "name": dataset.name,
