@@ -52,6 +52,7 @@ class WorkerGroup:
         if not dist.is_initialized():
             backend = "nccl" if use_gpu else "gloo"
             if size == 1:
+                os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # nobody to listen for
                 dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
             else:
                 dist.init_process_group(
