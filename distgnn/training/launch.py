@@ -57,12 +57,17 @@ def run_training(config: Config) -> dict[str, Any]:
     storage.write_bytes(storage.join(run, "config.toml"), config.to_toml().encode())
     storage.write_json(
         storage.join(run, "dataset.json"),
-        {"name": dataset.name, "path": str(dataset.path), "content_hash": dataset.content_hash},
+        {"name": dataset.name, "path": _from_anywhere(dataset.path), "content_hash": dataset.content_hash},
     )
     report = _on_workers("train", config, run, dataset)
     report["seconds"]["prepare"] = prepared
     report["seconds"]["total"] += prepared
     return {**report, "run": run}
+
+
+def _from_anywhere(path: str) -> str:
+    """A path that also holds in another working directory."""
+    return str(storage.local_path(path)) if storage.is_local(path) else path
 
 
 def _refuse_other_dataset(run: str, dataset: PreparedDataset) -> None:
