@@ -1,0 +1,44 @@
+"""Row-wise optimizers against torch's."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from distgnn.kernels.sparse_optimizer import merge_rows, sparse_adam, sparse_sgd
+
+
+def test_lazy_adam_is_torch_sparse_adam() -> None:
+    rng = np.random.default_rng(0)
+    table = rng.normal(size=(20, 5))
+    parameter = torch.nn.Parameter(torch.from_numpy(table.copy()))
+    optimizer = torch.optim.SparseAdam([parameter], lr=0.03)
+    first, second = np.zeros_like(table), np.zeros_like(table)
+    for step in range(1, 8):
+        rows = rng.permutation(20)[: rng.integers(1, 12)]
+        grad = rng.normal(size=(len(rows), 5))
+        sparse_adam(table, first, second, rows, grad, step, 0.03, 0.9, 0.999, 1e-8, 0.0)
+        parameter.grad = torch.sparse_coo_tensor(
+            torch.from_numpy(rows)[None], torch.from_numpy(grad), (20, 5), check_invariants=True
+        )
+        optimizer.step()
+        np.testing.assert_allclose(table, parameter.detach().numpy(), rtol=1e-12, atol=1e-14)
+
+
+def test_sgd_moves_the_touched_rows_and_decays_them_alone() -> None:
+    table = np.ones((4, 2))
+    sparse_sgd(table, np.array([1, 3]), np.full((2, 2), 0.5), 0.1, 0.2)
+    np.testing.assert_allclose(table, [[1, 1], [0.93, 0.93], [1, 1], [0.93, 0.93]])
+
+
+def test_repeated_rows_are_summed_in_order() -> None:
+    rng = np.random.default_rng(1)
+    rows = rng.integers(0, 6, 30)
+    grad = rng.normal(size=(30, 3))
+    slot = np.full(6, -1, np.int32)
+    distinct, merged = np.empty_like(rows), np.empty_like(grad)
+    n = merge_rows(rows, grad, slot, distinct, merged)
+    assert sorted(distinct[:n].tolist()) == sorted(set(rows.tolist()))
+    for row, total in zip(distinct[:n], merged[:n], strict=True):
+        np.testing.assert_allclose(total, grad[rows == row].sum(0))
+    assert (slot == -1).all()
