@@ -66,6 +66,11 @@ def _make(
 ) -> PhaseTrainer:
     topology = dataset.topology(phase, config.partition.method, config.parts)
     bounds = dataset.book(config.partition.method, config.parts).worker_bounds(group.size)
+    if config.sampler.exclude_targets and topology.n_edges <= 2 * config.train.batch_size:
+        recorder.say(
+            f"{phase}: a step of {config.train.batch_size:,} edges holds half of the {topology.n_edges:,} or more, and "
+            "its edges are not sampled from: lower train.batch_size"
+        )
     _state_memory(config, topology.n_nodes, int(np.diff(bounds)[group.rank]), phase, group, recorder)
     facts = {"dataset": dataset.name, "dataset_hash": dataset.content_hash}
     return PhaseTrainer(config, run, topology, bounds, phase, group, recorder, facts)
