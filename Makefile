@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-OUT ?= runs/demo
+DEMO := runs/demo
 
 .PHONY: demo test lint bench clean
 .DEFAULT_GOAL := test
@@ -15,8 +15,8 @@ $(STAMP): pyproject.toml constraints.txt
 
 # Prepare the bundled dataset, train a teacher with two workers and judge it beside the baselines.
 demo: $(STAMP)
-	rm -rf $(OUT)
-	$(BIN)/distgnn train --config jobs/recipes/debian-deps.toml --set run.out=$(OUT) --workers 2 \
+	rm -rf $(DEMO)
+	$(BIN)/distgnn train --config jobs/recipes/debian-deps.toml --set run.out=$(DEMO) --workers 2 \
 		--baselines toppop,itemknn,als,gfcf
 
 lint: $(STAMP)
