@@ -364,6 +364,24 @@ def _upload(staging: Path, uri: str) -> None:
         raise
 
 
+def remove_folder(uri: str, *, keep_root: bool = False) -> None:
+    """Remove all in a folder, and the folder itself but for `keep_root`, as far as that is allowed."""
+    if not is_local(uri):
+        found, remote = filesystem(uri)
+        with suppress(Exception):
+            found.rm(remote, recursive=True)
+        return
+    root = local_path(uri)
+    for path in [*root.iterdir()] if root.is_dir() else []:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    if not keep_root:
+        with suppress(OSError):
+            root.rmdir()
+
+
 def require_free_space(uri: str, nbytes: int, what: str) -> None:
     """Refuse early what a disk can't hold: the target's, or the staging folder's where the target is remote.
 

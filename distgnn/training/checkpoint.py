@@ -144,6 +144,8 @@ def load_checkpoint(
 ) -> None:
     """Fill the model, its optimizer and a worker's own rows from all shards.
 
+    `dataset_hash` is `PreparedDataset.data_hash`: rows are by stable id, so any partitioning of the same data will do.
+
     Raises:
         UserError: altered or missing file, a checkpoint of another dataset, other widths or another optimizer.
     """

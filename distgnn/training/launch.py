@@ -9,6 +9,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,12 @@ from distgnn.config import Config, load_config
 from distgnn.distributed.process_group import WorkerGroup
 from distgnn.partition.dataset import PreparedDataset
 from distgnn.partition.prepare import open_or_prepare
+from distgnn.training.checkpoint import list_checkpoints
 from distgnn.training.run import evaluate_worker, run_worker
 from distgnn.types import UserError
 
-_GRACE_SECONDS = 10.0
+_CONFIG, _DATASET = "config.toml", "dataset.json"
+GRACE_SECONDS = 10.0  # for a worker to end by itself
 
 
 class Trainer:
@@ -47,22 +51,55 @@ def run_training(config: Config) -> dict[str, Any]:
         The report, with `run`: the run directory, and `records`: those of metrics.jsonl.
     """
     started = time.perf_counter()
+    _check_target(config)
     dataset = open_or_prepare(config)
     prepared = time.perf_counter() - started
     run = config.run.out or f"runs/{dataset.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    if not config.run.resume:
-        storage.refuse_used(run)
-    else:
+    if config.run.resume:
         _refuse_other_dataset(run, dataset)
-    storage.write_bytes(storage.join(run, "config.toml"), config.to_toml().encode())
-    storage.write_json(
-        storage.join(run, "dataset.json"),
-        {"name": dataset.name, "path": _from_anywhere(dataset.path), "content_hash": dataset.content_hash},
-    )
-    report = _on_workers("train", config, run, dataset)
+    else:
+        storage.refuse_used(run)
+    with _undone_without_checkpoint(run):
+        storage.write_bytes(storage.join(run, _CONFIG), config.to_toml().encode())
+        storage.write_json(
+            storage.join(run, _DATASET),
+            {"name": dataset.name, "path": _from_anywhere(dataset.path), "dataset_hash": dataset.data_hash},
+        )
+        report = _on_workers("train", config, run, dataset)
     report["seconds"]["prepare"] = prepared
     report["seconds"]["total"] += prepared
     return {**report, "run": run}
+
+
+def _check_target(config: Config) -> None:
+    """Refuse a run directory that cannot be used, before the work of preparing."""
+    run = config.run.out
+    if config.run.resume and not run:
+        raise UserError("run.resume = true needs the run to go on with: name its directory in run.out")
+    if run and not (config.run.resume and storage.exists(storage.join(run, _DATASET))):
+        storage.refuse_used(run)
+
+
+@contextmanager
+def _undone_without_checkpoint(run: str) -> Iterator[None]:
+    """A mistake found before the first new checkpoint leaves the run as it was: not there, or as it was to resume."""
+    uris = [storage.join(run, name) for name in (_CONFIG, _DATASET)]
+    before = {uri: storage.read_bytes(uri) for uri in uris if storage.exists(uri)}
+    last, existed = _checkpoint_uris(run), storage.exists(run)
+    try:
+        yield
+    except (UserError, OSError):
+        if _checkpoint_uris(run) == last:
+            for uri, content in before.items():
+                if storage.read_bytes(uri) != content:
+                    storage.write_bytes(uri, content)
+            if not before:
+                storage.remove_folder(run, keep_root=existed)
+        raise
+
+
+def _checkpoint_uris(run: str) -> list[str]:
+    return [info.uri for info in list_checkpoints(run)]
 
 
 def _from_anywhere(path: str) -> str:
@@ -71,10 +108,14 @@ def _from_anywhere(path: str) -> str:
 
 
 def _refuse_other_dataset(run: str, dataset: PreparedDataset) -> None:
-    known = storage.join(run, "dataset.json")
-    if storage.exists(known) and storage.read_json(known)["content_hash"] != dataset.content_hash:
+    """Its partitions and workers may change, checkpoints being by stable id; its data may not."""
+    uri = storage.join(run, _DATASET)
+    if not storage.exists(uri):
+        return
+    known = storage.read_json(uri)
+    if known.get("dataset_hash") != dataset.data_hash:
         raise UserError(
-            f"{run}: its checkpoints belong to another dataset ({storage.read_json(known)['name']}, now {dataset.name})"
+            f"{run}: its checkpoints belong to another dataset ({known['name']}, now {dataset.name})"
             "; choose another run.out, or the dataset that it was trained on"
         )
 
@@ -82,12 +123,12 @@ def _refuse_other_dataset(run: str, dataset: PreparedDataset) -> None:
 def open_run(config: Config) -> tuple[Config, PreparedDataset]:
     """Config and dataset of the run that `run.path` names; evaluate, baselines and cluster come from `config`."""
     run = config.run.path
-    if not run or not storage.exists(storage.join(run, "config.toml")):
+    if not run or not storage.exists(storage.join(run, _CONFIG)):
         raise UserError(f"run.path = {run!r}: no config.toml there; name the directory of a training run")
-    trained = load_config(storage.local_copy(storage.join(run, "config.toml")))
-    dataset = PreparedDataset.open(storage.read_json(storage.join(run, "dataset.json"))["path"])
-    known = storage.read_json(storage.join(run, "dataset.json"))["content_hash"]
-    if known != dataset.content_hash:
+    trained = load_config(storage.local_copy(storage.join(run, _CONFIG)))
+    known = storage.read_json(storage.join(run, _DATASET))
+    dataset = PreparedDataset.open(known["path"])
+    if known.get("dataset_hash") != dataset.data_hash:
         raise UserError(f"{run}: {dataset.path} is not the dataset that the run was trained on")
     partition = dataclasses.replace(trained.partition, parts=trained.parts)
     merged = dataclasses.replace(
@@ -144,8 +185,9 @@ def _supervise(folder: str, workers: int, threads: int) -> None:
     ]
     try:
         while any(p.poll() is None for p in processes):
-            failed = [rank for rank, p in enumerate(processes) if p.poll() not in (None, 0)]
-            if failed:
+            if any(p.poll() not in (None, 0) for p in processes):
+                break
+            if any(Path(f"{folder}/error-{rank}").exists() for rank in range(workers)):
                 break
             time.sleep(0.05)
     finally:
@@ -166,7 +208,7 @@ def _stop(processes: list[subprocess.Popen[bytes]]) -> None:
     for process in processes:
         if process.poll() is None:
             process.terminate()
-    deadline = time.monotonic() + _GRACE_SECONDS
+    deadline = time.monotonic() + GRACE_SECONDS
     for process in processes:
         try:
             process.wait(max(0.0, deadline - time.monotonic()))
@@ -185,7 +227,10 @@ def run_rank(
     init_method: str,
     threads: int,
 ) -> dict[str, Any]:
-    """What one worker does: join the group, train or evaluate, leave."""
+    """What one worker does: join the group, train or evaluate, leave.
+
+    After an error a worker among others stays in the group: its leaving would fail them too, with errors of their own.
+    """
     torch.set_num_threads(threads)
     group = WorkerGroup.join(
         rank,
@@ -196,7 +241,12 @@ def run_rank(
     )
     try:
         if command == "train":
-            return run_worker(config, run, dataset, group)
-        return evaluate_worker(config, run, dataset, group, config.evaluate.split)
-    finally:
-        group.leave()
+            report = run_worker(config, run, dataset, group)
+        else:
+            report = evaluate_worker(config, run, dataset, group, config.evaluate.split)
+    except BaseException:
+        if workers == 1:
+            group.leave()
+        raise
+    group.leave()
+    return report

@@ -30,11 +30,9 @@ def run_worker(config: Config, run: str, dataset: PreparedDataset, group: Worker
     epochs = config.train.epochs
     trainer = None
     if phase in ("fit", "both") and not (last is not None and last.phase == "full"):
-        trainer = _make(config, run, dataset, "fit", group, recorder)
+        trainer = _make(config, run, dataset, "fit", group, recorder, last)
         trainers.append(trainer)
-        if last is not None:
-            trainer.resume(last)
-            last = None
+        last = None
         trainer.train(epochs, dataset.edges("valid"), config.train.max_steps)
         epochs = trainer.schedule.best_epoch or epochs
         if phase == "fit" and not config.train.max_steps:
@@ -42,11 +40,10 @@ def run_worker(config: Config, run: str, dataset: PreparedDataset, group: Worker
     if phase in ("full", "both"):
         if trainer is not None:
             trainer.embedding.moments.clear()  # the fit's memory is done with before the full one starts
-        final = _make(config, run, dataset, "full", group, recorder)
-        final.schedule.final_epochs = epochs
+        final = _make(config, run, dataset, "full", group, recorder, last)
         if last is not None:
-            final.resume(last)
             epochs = final.schedule.final_epochs
+        final.schedule.final_epochs = epochs
         recorder.say(f"final fit on train and validation edges: {epochs} epochs")
         final.train(epochs, None)
         trainers.append(final)
@@ -62,22 +59,33 @@ def run_worker(config: Config, run: str, dataset: PreparedDataset, group: Worker
 
 
 def _make(
-    config: Config, run: str, dataset: PreparedDataset, phase: str, group: WorkerGroup, recorder: Recorder
+    config: Config,
+    run: str,
+    dataset: PreparedDataset,
+    phase: str,
+    group: WorkerGroup,
+    recorder: Recorder,
+    last: CheckpointInfo | None,
 ) -> PhaseTrainer:
+    """A phase's trainer, gone on from a checkpoint where one is given; says what it takes once nothing is amiss."""
     topology = dataset.topology(phase, config.partition.method, config.parts)
     bounds = dataset.book(config.partition.method, config.parts).worker_bounds(group.size)
+    statement = _state_memory(config, topology.n_nodes, int(np.diff(bounds)[group.rank]), phase, group)
+    facts = {"dataset": dataset.name, "dataset_hash": dataset.data_hash}
+    trainer = PhaseTrainer(config, run, topology, bounds, phase, group, recorder, facts)
+    if last is not None:
+        trainer.resume(last)
     if config.sampler.exclude_targets and topology.n_edges <= 2 * config.train.batch_size:
         recorder.say(
             f"{phase}: a step of {config.train.batch_size:,} edges holds half of the {topology.n_edges:,} or more, and "
             "its edges are not sampled from: lower train.batch_size"
         )
-    _state_memory(config, topology.n_nodes, int(np.diff(bounds)[group.rank]), phase, group, recorder)
-    facts = {"dataset": dataset.name, "dataset_hash": dataset.content_hash}
-    return PhaseTrainer(config, run, topology, bounds, phase, group, recorder, facts)
+    recorder.say(statement)
+    return trainer
 
 
-def _state_memory(config: Config, n_nodes: int, n_own: int, phase: str, group: WorkerGroup, recorder: Recorder) -> None:
-    """Say what the phase needs before it starts, and refuse what cannot fit."""
+def _state_memory(config: Config, n_nodes: int, n_own: int, phase: str, group: WorkerGroup) -> str:
+    """What the phase needs, in words; what cannot fit is refused before it starts."""
     item = 8 if config.run.dtype == "float64" else 4
     width = config.model.dim * item
     table = n_own * width * (3 if config.optim.name == "adam" else 1)
@@ -89,16 +97,16 @@ def _state_memory(config: Config, n_nodes: int, n_own: int, phase: str, group: W
     batch = frontier * (3 * width + 40) + edges * 4 * (config.sampler.prefetch + 1)
     inference = n_own * width * (len(config.sampler.fanout) + 1) + int(2 * config.evaluate.memory_gib * 2**30)
     need = table + scratch + max(batch, inference)
-    recorder.say(
-        f"{phase}: at most {storage.gib(need)} a worker: rows and moments {storage.gib(table)}, sampler "
-        f"{storage.gib(scratch)}, the larger of a step {storage.gib(batch)} and evaluation {storage.gib(inference)}"
-    )
     total, available = group.sum_floats([float(need)])[0], storage.available_memory()
     if total > available:
         raise UserError(
             f"{phase}: needs up to {storage.gib(int(total))} over the workers, {storage.gib(available)} is free; lower "
             "model.dim, train.batch_size, sampler.fanout or evaluate.memory_gib"
         )
+    return (
+        f"{phase}: at most {storage.gib(need)} a worker: rows and moments {storage.gib(table)}, sampler "
+        f"{storage.gib(scratch)}, the larger of a step {storage.gib(batch)} and evaluation {storage.gib(inference)}"
+    )
 
 
 def evaluate_trainer(
@@ -188,8 +196,7 @@ def evaluate_worker(
         raise UserError(f"{run}: the run has no checkpoint; train it first")
     last = found[-1]
     recorder = _Quiet()
-    trainer = _make(config, run, dataset, last.phase, group, recorder)
-    trainer.resume(last)
+    trainer = _make(config, run, dataset, last.phase, group, recorder, last)
     if split == "test" and last.phase == "fit":
         raise UserError(
             f"{run}: trained without its final fit; evaluate it with evaluate.split = valid, or train phase full"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import time
 from pathlib import Path
 
 from distgnn.config import config_from_dict
 from distgnn.partition.dataset import PreparedDataset
-from distgnn.training.launch import run_rank
+from distgnn.training.launch import GRACE_SECONDS, run_rank
 from distgnn.types import UserError
 
 
@@ -28,11 +30,19 @@ def main() -> int:
             task["threads"],
         )
     except UserError as error:
-        Path(f"{task['error']}-{rank}").write_text(str(error), encoding="utf-8")
+        _leave_message(Path(f"{task['error']}-{rank}"), str(error))
+        time.sleep(GRACE_SECONDS)  # connected, so that the others meet no broken connection until all are ended
         return 2
     if rank == 0:
         Path(task["report"]).write_text(json.dumps(report), encoding="utf-8")
     return 0
+
+
+def _leave_message(path: Path, message: str) -> None:
+    """Write it in one step: who sees the file may read it."""
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(message, encoding="utf-8")
+    os.replace(unfinished, path)
 
 
 if __name__ == "__main__":
