@@ -28,14 +28,14 @@ class Recorder:
         self.active = active
         self.records: list[dict[str, Any]] = list(keep or [])
         self._local = storage.local_path(self.uri) if storage.is_local(self.uri) else None
-        self._writer: Any = None
+        self._events: Any = None
         self._shown = 0.0
         if active:
             storage.write_bytes(self.uri, "".join(_line(r) for r in self.records).encode())
             if tensorboard and storage.is_local(run):
-                from torch.utils.tensorboard.writer import SummaryWriter
+                from distgnn.training.event_file import EventFile
 
-                self._writer = SummaryWriter(str(storage.local_path(storage.join(run, "tensorboard"))))
+                self._events = EventFile(storage.local_path(storage.join(run, "tensorboard")))
 
     def add(self, record: dict[str, Any]) -> None:
         """One record: `phase`, `step`, `epoch` and figures."""
@@ -47,10 +47,13 @@ class Recorder:
                 file.write(_line(record))
         else:
             storage.write_bytes(self.uri, "".join(_line(r) for r in self.records).encode())
-        if self._writer is not None:
-            for key, value in record.items():
-                if isinstance(value, (int, float)) and key not in ("step", "epoch"):
-                    self._writer.add_scalar(f"{record['phase']}/{key}", value, record["step"])
+        if self._events is not None:
+            figures = {
+                f"{record['phase']}/{key}": float(value)
+                for key, value in record.items()
+                if isinstance(value, (int, float)) and key not in ("step", "epoch")
+            }
+            self._events.add(figures, record["step"])
 
     def progress(self, text: str, *, last: bool = False) -> None:
         """Show the progress line: in place on a terminal, else every ten seconds."""
@@ -67,11 +70,6 @@ class Recorder:
         """A line that stays."""
         if self.active:
             print(text, file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        """Flush TensorBoard."""
-        if self._writer is not None:
-            self._writer.close()
 
 
 def _line(record: dict[str, Any]) -> str:

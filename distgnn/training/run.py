@@ -53,7 +53,6 @@ def run_worker(config: Config, run: str, dataset: PreparedDataset, group: Worker
     report = evaluate_trainer(trainer, dataset, split, trainers, started)
     report["epochs"] = {"fit": trainers[0].schedule.best_epoch if trainers[0].phase == "fit" else None, "full": epochs}
     write_embeddings(run, trainer, dataset)
-    recorder.close()
     report["records"] = recorder.records
     return report
 
@@ -214,4 +213,3 @@ class _Quiet(Recorder):
     def __init__(self) -> None:
         self.active = False
         self.records = []
-        self._writer = None
