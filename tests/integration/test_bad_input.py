@@ -1,29 +1,38 @@
-"""Every mistake, through the real command line: exit code 2, one line on stderr, nothing half-written."""
+"""Every mistake, through the real command line: exit code 2, one line on stderr, nothing half-written.
+
+Most run `distgnn.cli.main` here, a few the whole process; with two workers the workers are processes in either case.
+"""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
-import distgnn  # it says where compiled kernels are kept; the commands here share them
+from distgnn import cli, storage
 
-assert distgnn.__version__
 VALID = ["--set", "evaluate.split=valid"]
 TINY = ["--set", "model.dim=8", "--set", "train.max_steps=2", "--set", "run.tensorboard=false"]
+TWO_PARTS = ["--set", "partition.parts=2"]
+Run = Callable[..., tuple[int, str]]
+Refused = Callable[..., None]
 
 
 def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the command line in a folder; its cache is `<folder>-cache`."""
+    """Run the command line in a process of its own, in a folder; its cache is `<folder>-cache`."""
     return subprocess.run(
         [sys.executable, "-m", "distgnn", *arguments],
         cwd=folder,
@@ -44,23 +53,60 @@ def snapshot(*folders: Path) -> dict[str, str]:
     }
 
 
-def refused(folder: Path, arguments: list[str], *words: str) -> None:
-    """The command is refused with these words, and changes nothing."""
-    cache = Path(f"{folder}-cache")
-    before = snapshot(folder, cache)
-    result = command(folder, *arguments)
-    assert result.returncode == 2, result.stderr
-    lines = result.stderr.splitlines()
-    mine = [line for line in lines if line.startswith("distgnn: ")]
-    assert len(mine) == 1, result.stderr
-    assert lines == mine, result.stderr
-    for word in words:
-        assert word in mine[0]
-    # The cache may keep what is finished (compiled kernels, a prepared dataset), nothing that was begun.
-    after = snapshot(folder, cache)
-    begun = {path for path in set(after) - set(before) if not path.startswith(str(cache)) or ".partial" in path}
-    assert begun == set()
-    assert {path: after.get(path) for path in before} == before
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Exit code and stderr of the command line, run in a folder; `process`: in a process of its own."""
+
+    def call(folder: Path, *arguments: str, process: bool = False) -> tuple[int, str]:
+        if process:
+            result = command(folder, *arguments)
+            return result.returncode, result.stderr
+        monkeypatch.chdir(folder)
+        monkeypatch.setenv("DISTGNN_CACHE", f"{folder}-cache")
+        capfd.readouterr()
+        code = cli.main(arguments)
+        return code, capfd.readouterr().err
+
+    return call
+
+
+@pytest.fixture
+def refused(run: Run) -> Refused:
+    """The command is refused with these words, and changes nothing.
+
+    `process`: in a process of its own. `started`: lines of progress go before. `prepared`: a dataset may stay in the
+    cache, since the mistake can only be seen after.
+    """
+
+    def check(
+        folder: Path,
+        arguments: list[str],
+        *words: str,
+        process: bool = False,
+        started: bool = False,
+        prepared: bool = False,
+    ) -> None:
+        cache = Path(f"{folder}-cache")
+        before = snapshot(folder, cache)
+        code, stderr = run(folder, *arguments, process=process)
+        assert code == 2, stderr
+        lines = stderr.splitlines()
+        mine = [line for line in lines if line.startswith("distgnn: ")]
+        assert len(mine) == 1, stderr
+        assert lines[-1:] == mine, stderr
+        assert started or lines == mine, stderr
+        assert "Traceback" not in stderr
+        for word in words:
+            assert word in mine[0]
+        after = snapshot(folder, cache)
+        begun = {
+            path for path in set(after) - set(before) if path.startswith(str(folder) + os.sep) or ".partial" in path
+        }
+        assert begun == set()
+        assert {path: after.get(path) for path in before} == before
+        assert prepared or not (cache / "prepared").exists()
+
+    return check
 
 
 def write_log(path: Path, n_users: int = 60, n_items: int = 40, seed: int = 0) -> None:
@@ -95,21 +141,22 @@ LOGS = {
 
 
 @pytest.mark.parametrize("case", LOGS)
-def test_a_log_that_cannot_be_used(folder: Path, case: str) -> None:
+def test_a_log_that_cannot_be_used(folder: Path, refused: Refused, case: str) -> None:
     text, flags, words = LOGS[case]
     (folder / "log.csv").write_text(text)
-    refused(folder, ["prepare", "--input", "log.csv", "--out", "dataset", *flags], *words)
+    arguments = ["prepare", "--input", "log.csv", "--out", "dataset", *flags]
+    refused(folder, arguments, *words, process=case == "missing column")
 
 
-def test_null_in_parquet(folder: Path) -> None:
+def test_null_in_parquet(folder: Path, refused: Refused) -> None:
     pq.write_table(pa.table({"user": [1, None, 2], "item": [1, 2, 3]}), folder / "null.parquet")
     refused(folder, ["prepare", "--input", "null.parquet", "--out", "dataset"], "null.parquet", "row 2", "user")
 
 
-def test_corrupt_parquet(folder: Path) -> None:
+def test_corrupt_parquet(folder: Path, refused: Refused) -> None:
     content = (folder / "log.parquet").read_bytes()
     (folder / "cut.parquet").write_bytes(content[: len(content) // 2])
-    refused(folder, ["train", "--input", "cut.parquet", "--out", "run"], "cut.parquet")
+    refused(folder, ["train", "--input", "cut.parquet", "--out", "run"], "cut.parquet", process=True)
     middle = bytearray(content)
     middle[4:400] = bytes(396)
     (folder / "overwritten.parquet").write_bytes(middle)
@@ -141,9 +188,28 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("case", COMMANDS)
-def test_a_command_that_cannot_be_carried_out(folder: Path, case: str) -> None:
+def test_a_command_that_cannot_be_carried_out(folder: Path, refused: Refused, case: str) -> None:
     arguments, words = COMMANDS[case]
-    refused(folder, arguments, *words)
+    refused(folder, arguments, *words, process=case in ("unknown key", "train in a folder in use"))
+
+
+CANNOT_START = {
+    "no such layer": (["model.encoder=no.such.Layer"], ["no.such.Layer"]),
+    "more than memory": (["model.dim=1000000000"], ["fit: needs up to", "model.dim"]),
+    "more than memory, two workers": (["model.dim=1000000000", "cluster.workers=2"], ["fit: needs up to", "model.dim"]),
+    "no GPU": (["cluster.use_gpu=true"], ["cluster.use_gpu"]),
+}
+
+
+@pytest.mark.parametrize("case", CANNOT_START)
+def test_a_run_that_cannot_start_leaves_no_run_directory(folder: Path, refused: Refused, case: str) -> None:
+    if case == "no GPU" and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    overrides, words = CANNOT_START[case]
+    arguments = [f"--set={override}" for override in ["run.tensorboard=false", *TWO_PARTS[1:], *overrides]]
+    refused(folder, ["train", "--input", "log.parquet", "--out", "run", *arguments], *words, prepared=True)
+    (folder / "mine").mkdir()  # an empty folder of the user's stays
+    refused(folder, ["train", "--input", "log.parquet", "--out", "mine", *arguments], *words, prepared=True)
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +221,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_log(work / "other.parquet", seed=1)
     for arguments in (
         ["prepare", "--input", "log.parquet", "--parts", "2", "--out", "dataset"],
-        ["train", "--data", "dataset", "--set", "partition.parts=2", "--out", "run", *TINY],
+        ["prepare", "--input", "other.parquet", "--parts", "2", "--out", "other"],
+        ["train", "--data", "dataset", *TWO_PARTS, "--out", "run", *TINY],
     ):
         result = command(work, *arguments)
         assert result.returncode == 0, result.stderr
@@ -184,58 +251,140 @@ PART = "partitions/metis-2/fit/part-0001/indices.npy"
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_altered_partition_file(sound: Path, workers: str) -> None:
+def test_altered_partition_file(sound: Path, refused: Refused, workers: str) -> None:
     altered(sound / "dataset" / PART)
-    arguments = ["train", "--data", "dataset", "--workers", workers, "--set", "partition.parts=2", "--out", "again"]
-    refused(sound, [*arguments, *TINY], PART, "altered")
+    arguments = ["train", "--data", "dataset", "--workers", workers, *TWO_PARTS, "--out", "again"]
+    refused(sound, [*arguments, *TINY], PART, "altered", process=workers == "2")
 
 
-def test_missing_and_truncated_partition_file(sound: Path) -> None:
+def test_missing_and_truncated_partition_file(sound: Path, refused: Refused) -> None:
     (sound / "dataset" / PART).rename(sound / "kept.npy")
     refused(sound, ["evaluate", "--run", "run"], PART, "missing")
+    refused(sound, ["train", "--data", "dataset", *TWO_PARTS, "--out", "again", *TINY], PART, "missing")
     (sound / "dataset" / PART).write_bytes((sound / "kept.npy").read_bytes()[:-8])
     refused(sound, ["evaluate", "--run", "run"], PART, "truncated")
 
 
-def test_partitions_that_are_not_there(sound: Path) -> None:
+def test_partitions_that_are_not_there(sound: Path, refused: Refused) -> None:
     refused(sound, ["train", "--data", "dataset", "--workers", "3", "--out", "again", *TINY], "metis-2", "prepare")
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_checkpoint_of_another_dataset(sound: Path, workers: str) -> None:
-    arguments = ["train", "--input", "other.parquet", "--set", "partition.parts=2", "--workers", workers]
-    refused(sound, [*arguments, "--out", "run", "--resume", *TINY], "another dataset")
+def test_more_workers_than_the_run_has_partitions(sound: Path, refused: Refused) -> None:
+    refused(sound, ["evaluate", "--run", "run", "--workers", "3"], "cluster.workers = 3", "partition.parts = 2")
+
+
+def test_resuming_needs_a_run(sound: Path, refused: Refused) -> None:
+    refused(sound, ["train", "--data", "dataset", *TWO_PARTS, "--resume", *TINY], "run.out")
+    refused(sound, ["train", "--data", "dataset", *TWO_PARTS, "--resume", "--out", "other", *TINY], "in use")
+
+
+def test_resuming_a_run_of_another_dataset(sound: Path, refused: Refused) -> None:
+    refused(sound, ["train", "--data", "other", *TWO_PARTS, "--out", "run", "--resume", *TINY], "another dataset")
+
+
+def test_resuming_a_run_with_another_model(sound: Path, refused: Refused) -> None:
+    arguments = ["train", "--data", "dataset", *TWO_PARTS, "--out", "run", "--resume", *TINY]
+    refused(sound, [*arguments, "--set", "model.dim=16"], "width 8", "model.dim = 16")
+
+
+@pytest.mark.parametrize("parts", ["1", "3"])
+def test_any_partitioning_of_the_same_data_resumes_a_run(sound: Path, run: Run, parts: str) -> None:
+    arguments = ["train", "--input", "log.parquet", "--set", f"partition.parts={parts}", "--out", "run", "--resume"]
+    code, stderr = run(sound, *arguments, *TINY, "--set", "train.max_steps=3")
+    assert code == 0, stderr
+    assert json.loads((sound / "run" / "report.json").read_text())["steps"] == {"fit": 3}
+
+
+def test_evaluating_a_run_whose_dataset_was_replaced(sound: Path, refused: Refused) -> None:
+    shutil.rmtree(sound / "dataset")
+    refused(sound, ["evaluate", "--run", "run", *VALID], "dataset", "no prepared dataset")
+    (sound / "other").rename(sound / "dataset")
+    refused(sound, ["evaluate", "--run", "run", *VALID], "not the dataset that the run was trained on")
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_altered_checkpoint(sound: Path, workers: str) -> None:
+def test_checkpoint_of_another_dataset(sound: Path, refused: Refused, workers: str) -> None:
+    """The run's own note is right; its checkpoint came from elsewhere. Found by the workers."""
+    for file in sound.glob("run/checkpoints/*/manifest.json"):
+        manifest = json.loads(file.read_text())
+        file.write_text(json.dumps({**manifest, "dataset": "elsewhere", "dataset_hash": "0" * 64}))
+    words = ["another dataset", "elsewhere"]
+    refused(sound, ["evaluate", "--run", "run", "--workers", workers, *VALID], *words, process=workers == "2")
+    arguments = ["train", "--data", "dataset", "--workers", workers, *TWO_PARTS, "--out", "run", "--resume", *TINY]
+    refused(sound, arguments, *words)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_altered_checkpoint(sound: Path, refused: Refused, workers: str) -> None:
     for shard in sound.glob("run/checkpoints/*/shard-0000.safetensors"):
         altered(shard)
-    refused(
-        sound, ["evaluate", "--run", "run", "--workers", workers, "--out", "figures", *VALID], "shard-0000", "altered"
-    )
+    arguments = ["evaluate", "--run", "run", "--workers", workers, "--out", "figures", *VALID]
+    refused(sound, arguments, "shard-0000", "altered")
 
 
-def test_no_space_left(folder: Path) -> None:
-    """A file system of 3 MiB: room for a start, not for the whole."""
-    small = folder / "small"
-    small.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(small)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("needs the right to mount a small file system")
-    try:
-        refused(folder, ["prepare", "--name", "debian-deps", "--out", "small/dataset"], "small", "free")
-        result = command(folder, "train", "--name", "debian-deps", "--out", "small/run", *TINY)
-        assert result.returncode == 2
-        last = result.stderr.splitlines()[-1]  # after the progress of a run that had begun
-        assert last.startswith("distgnn: small/run/")
-        assert "No space left" in last
-        assert not [p for p in small.rglob("*") if p.name in ("report.json", "manifest.json")]
-    finally:
-        subprocess.run(["umount", str(small)], check=True)
+@pytest.fixture
+def small(sound: Path) -> Any:
+    """Mounts a file system of so many KiB at `small`."""
+    target = sound / "small"
+    target.mkdir()
+
+    def mount(kib: int) -> None:
+        arguments = ["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", str(target)]
+        if os.geteuid() != 0 or subprocess.run(arguments, capture_output=True, check=False).returncode != 0:
+            pytest.skip("needs the right to mount a small file system")
+
+    yield mount
+    subprocess.run(["umount", str(target)], capture_output=True, check=False)
 
 
-def test_a_run_knows_its_dataset_from_any_folder(trained: Path, tmp_path: Path) -> None:
-    result = command(tmp_path, "evaluate", "--run", str(trained / "run"), "--out", "figures", *VALID)
-    assert result.returncode == 0, result.stderr
+def test_no_space_left_for_a_dataset(sound: Path, refused: Refused, small: Callable[[int], None]) -> None:
+    small(3 << 10)
+    refused(sound, ["prepare", "--name", "debian-deps", "--out", "small/dataset"], "small", "free")
+
+
+# In KiB: full at the event file, at metrics.jsonl, at the first shard, at its manifest.
+@pytest.mark.parametrize(("kib", "workers"), [(8, "1"), (12, "1"), (20, "2"), (32, "1")])
+def test_no_space_left_for_a_run(
+    sound: Path, refused: Refused, small: Callable[[int], None], kib: int, workers: str
+) -> None:
+    small(kib)
+    arguments = ["train", "--data", "dataset", "--workers", workers, *TWO_PARTS, "--out", "small/run"]
+    options = ["--set", "model.dim=8", "--set", "train.max_steps=2"]
+    refused(sound, [*arguments, *options], "small/run/", "No space left", started=True, process=kib == 32)
+
+
+def test_no_space_left_after_a_checkpoint_keeps_it(sound: Path, run: Run, small: Callable[[int], None]) -> None:
+    small(48)
+    arguments = ["train", "--data", "dataset", *TWO_PARTS, "--out", "small/run", "--set", "model.dim=8"]
+    code, stderr = run(sound, *arguments, "--set", "train.max_steps=4")
+    assert code == 2
+    assert "No space left" in stderr.splitlines()[-1]
+    assert not list(sound.glob("small/**/report.json"))
+    shutil.copytree(sound / "small" / "run", sound / "rescued")
+    arguments[arguments.index("small/run")] = "rescued"
+    code, stderr = run(sound, *arguments, "--set", "train.max_steps=4", "--resume")
+    assert code == 0, stderr
+
+
+@pytest.mark.parametrize("nth", [0, 1, 2, 4])
+def test_no_space_left_at_any_file(sound: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch, nth: int) -> None:
+    """The same where no file system can be mounted: writing the nth file of a run fails."""
+    written = []
+    replace = storage._replace
+
+    def fail(path: Path, content: bytes) -> None:
+        written.append(path)
+        if len(written) > nth:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        replace(path, content)
+
+    monkeypatch.setattr(storage, "_replace", fail)
+    arguments = ["train", "--data", "dataset", *TWO_PARTS, "--out", "again", *TINY]
+    refused(sound, arguments, "again/", "No space left", started=True)
+    assert len(written) == nth + 1
+
+
+def test_a_run_knows_its_dataset_from_any_folder(trained: Path, tmp_path: Path, run: Run) -> None:
+    code, stderr = run(tmp_path, "evaluate", "--run", str(trained / "run"), "--out", "figures", *VALID)
+    assert code == 0, stderr
     assert (tmp_path / "figures" / "report.json").is_file()
