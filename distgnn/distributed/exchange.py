@@ -114,7 +114,7 @@ class _AllGatherRows(torch.autograd.Function):
             input_split_sizes=ctx.sizes,
             group=ctx.group.gather,
         )
-        return arrived.view(ctx.group.size, own, -1).sum(0), None, None
+        return arrived.view(ctx.group.size, own, grad.shape[1]).sum(0), None, None
 
 
 def all_gather_rows(rows: torch.Tensor, sizes: list[int], group: WorkerGroup) -> torch.Tensor:
