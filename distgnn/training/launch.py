@@ -190,18 +190,18 @@ def _supervise(folder: str, workers: int, threads: int) -> None:
             if any(Path(f"{folder}/error-{rank}").exists() for rank in range(workers)):
                 break
             time.sleep(0.05)
+        failed = [rank for rank, p in enumerate(processes) if p.poll() not in (None, 0)]  # before _stop ends the rest
     finally:
         _stop(processes)
     for rank in range(workers):
         message = Path(f"{folder}/error-{rank}")
         if message.exists():
             raise UserError(message.read_text(encoding="utf-8"))
-    for rank, process in enumerate(processes):
-        if process.returncode < 0 and process.returncode != -15:
-            raise RuntimeError(f"worker {rank} was killed by signal {-process.returncode}; the run is stopped")
-    for rank, process in enumerate(processes):
-        if process.returncode not in (0, -15):
-            raise RuntimeError(f"worker {rank} ended with status {process.returncode}; the run is stopped")
+    # A signal goes before a status: peers of a killed worker end with an error of their own.
+    for rank in sorted(failed, key=lambda r: processes[r].returncode > 0):
+        code = processes[rank].returncode
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
+        raise RuntimeError(f"worker {rank} {how}; the run is stopped")
 
 
 def _stop(processes: list[subprocess.Popen[bytes]]) -> None:

@@ -1,0 +1,104 @@
+"""A dead worker ends the run with its rank, a mistake seen by a worker arrives as one, and nothing stays behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from distgnn.config import Config, load_config
+from distgnn.training.launch import run_training
+from distgnn.types import UserError
+
+
+def config(tmp_path: Path, *overrides: str) -> Config:
+    rng = np.random.default_rng(0)
+    key = np.unique(rng.integers(0, 80 * 50, 1500))
+    pq.write_table(pa.table({"user": key // 50, "item": key % 50}), tmp_path / "log.parquet")
+    defaults = [
+        f"data.input={tmp_path}/log.parquet",
+        f"run.out={tmp_path}/run",
+        "run.tensorboard=false",
+        "cluster.workers=2",
+        "train.batch_size=64",
+        "train.log_every=1",
+        "model.dim=8",
+    ]
+    return load_config(None, [*defaults, *overrides])
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DISTGNN_CACHE", str(tmp_path / "cache"))
+
+
+def workers() -> dict[int, psutil.Process]:
+    """This process's worker children by rank."""
+    found = {}
+    for child in psutil.Process().children(recursive=True):
+        try:
+            command = child.cmdline()
+        except (psutil.NoSuchProcess, psutil.ZombieProcess):
+            continue
+        if "distgnn.training.worker" in command:
+            found[int(command[-1])] = child
+    return found
+
+
+class Killer(threading.Thread):
+    """Signals one worker once the run has logged some steps, and remembers all of them."""
+
+    def __init__(self, run: Path, rank: int, number: int) -> None:
+        super().__init__(daemon=True)
+        self.run_path, self.rank, self.number = run, rank, number
+        self.seen: dict[int, psutil.Process] = {}
+
+    def run(self) -> None:
+        deadline = time.monotonic() + 60
+        metrics = self.run_path / "metrics.jsonl"
+        while time.monotonic() < deadline:
+            if metrics.exists() and metrics.read_bytes().count(b"\n") >= 3:
+                self.seen = workers()
+                os.kill(self.seen[self.rank].pid, self.number)
+                return
+            time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("rank", "number"),
+    [(0, signal.SIGKILL), (1, signal.SIGKILL), (1, signal.SIGTERM)],
+    ids=["0 KILL", "1 KILL", "1 TERM"],
+)
+def test_a_dead_worker_ends_the_run_by_name(tmp_path: Path, rank: int, number: signal.Signals) -> None:
+    killer = Killer(tmp_path / "run", rank, number)
+    killer.start()
+    started = time.monotonic()
+    with pytest.raises(RuntimeError, match=f"worker {rank} was killed by signal {int(number)}"):
+        run_training(config(tmp_path, "train.max_steps=1000000", "train.epochs=1000000", "train.eval_every=0"))
+    assert time.monotonic() - started < 60
+    killer.join()
+    assert sorted(killer.seen) == [0, 1]
+    assert not any(process.is_running() for process in killer.seen.values())
+    assert workers() == {}
+    assert not (tmp_path / "run" / "report.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.encoder=torch_geometric.nn.NoSuchConv", "is not a bipartite PyG layer"),
+        ("optim.lr=1e30", "training diverged"),
+    ],
+)
+def test_a_mistake_that_a_worker_sees_arrives_in_words(tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        run_training(config(tmp_path, "train.max_steps=50", "loss.name=bpr", override))
+    assert workers() == {}
