@@ -1,0 +1,101 @@
+"""Layer-wise inference is dense propagation, in any chunks; sampled inference with every neighbour is the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from distgnn.distributed.process_group import WorkerGroup
+from distgnn.nn.encoders import GraphSAGE
+from distgnn.nn.towers import MLPTower
+from distgnn.sampler.full import chunks_by_edges
+from distgnn.training.inference import infer, infer_sampled
+from distgnn.training.trainer import PhaseTrainer
+from tests.small_training import adjacency, small_config, small_graph, small_trainer
+
+GRAPH = small_graph(1)
+BOUNDS = np.array([0, GRAPH.n_nodes])
+
+
+@pytest.fixture
+def group() -> Iterator[WorkerGroup]:
+    group = WorkerGroup.join(0, 1)
+    yield group
+    group.leave()
+
+
+def trainer(run: Path, group: WorkerGroup, *overrides: str) -> PhaseTrainer:
+    made = small_trainer(small_config(*overrides), run, GRAPH, group)
+    made.model.train()  # inference must turn dropout off itself
+    return made
+
+
+def vectors(made: PhaseTrainer, memory_bytes: int) -> torch.Tensor:
+    return infer(made.model, made.embedding, GRAPH, made.own, BOUNDS, made.group, memory_bytes)
+
+
+def test_lightgcn_is_dense_propagation(tmp_path: Path, group: WorkerGroup) -> None:
+    made = trainer(tmp_path, group)
+    dense = torch.from_numpy(adjacency(GRAPH))
+    root = dense.sum(1).clamp(min=1).rsqrt()
+    step = root[:, None] * dense * root[None, :]
+    x = made.embedding.weight
+    torch.testing.assert_close(vectors(made, 1 << 30), (x + step @ x + step @ step @ x) / 3, rtol=1e-11, atol=1e-13)
+
+
+def test_graphsage_and_towers_are_the_dense_formula(tmp_path: Path, group: WorkerGroup) -> None:
+    made = trainer(tmp_path, group, "model.encoder=graphsage", "model.tower=mlp", "model.dropout=0.5")
+    encoder = made.model.encoder
+    assert isinstance(encoder, GraphSAGE)
+    dense = torch.from_numpy(adjacency(GRAPH))
+    mean = dense / dense.sum(1, keepdim=True).clamp(min=1)
+    with torch.no_grad():
+        x = made.embedding.weight
+        hidden = F.gelu(encoder.own[0](x) + encoder.neighbor[0](mean @ x))
+        rows = encoder.own[1](hidden) + encoder.neighbor[1](mean @ hidden)
+        parts = []
+        for tower, part in (
+            (made.model.user_tower, rows[: GRAPH.n_users]),
+            (made.model.item_tower, rows[GRAPH.n_users :]),
+        ):
+            assert isinstance(tower, MLPTower)
+            parts.append(tower.out(F.gelu(tower.norm[0](tower.linear[0](part)))))
+    torch.testing.assert_close(vectors(made, 1 << 30), torch.cat(parts), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("encoder", ["lightgcn", "gcn", "graphsage", "torch_geometric.nn.SAGEConv"])
+def test_any_memory_gives_the_same(tmp_path: Path, group: WorkerGroup, encoder: str) -> None:
+    made = trainer(tmp_path, group, f"model.encoder={encoder}")
+    whole = vectors(made, 1 << 30)
+    width = made.embedding.weight.shape[1] * 8
+    for memory in (1, 40 * width, 400 * width):
+        assert len(chunks_by_edges(made.own.degree, max(1, memory // (4 * width)))) > 1
+        torch.testing.assert_close(vectors(made, memory), whole, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("encoder", ["lightgcn", "gcn", "graphsage"])
+def test_sampled_inference_with_every_neighbour_is_full(tmp_path: Path, group: WorkerGroup, encoder: str) -> None:
+    most = int(GRAPH.degree(np.arange(GRAPH.n_nodes)).max())
+    made = trainer(tmp_path, group, f"model.encoder={encoder}", "model.tower=mlp", f"sampler.fanout={most},{most}")
+    for chunk in (7, 4096):
+        sampled = infer_sampled(made.model, made.embedding, made.sampler, made.own, BOUNDS, group, chunk)
+        torch.testing.assert_close(sampled, vectors(made, 1 << 30), rtol=1e-10, atol=1e-12)
+
+
+def test_sampled_inference_with_few_neighbours_is_not(tmp_path: Path, group: WorkerGroup) -> None:
+    made = trainer(tmp_path, group, "sampler.fanout=1,1")
+    sampled = infer_sampled(made.model, made.embedding, made.sampler, made.own, BOUNDS, group)
+    assert (sampled - vectors(made, 1 << 30)).abs().max() > 1e-3
+
+
+def test_chunks_cover_every_node_once_within_the_budget() -> None:
+    degree = np.array([3, 0, 9, 1, 1, 1, 20, 0])
+    ranges = chunks_by_edges(degree, 6)
+    assert [node for start, stop in ranges for node in range(start, stop)] == list(range(len(degree)))
+    assert all(stop - start == 1 or (degree[start:stop] + 1).sum() <= 6 for start, stop in ranges)
+    assert len(ranges) == 5
