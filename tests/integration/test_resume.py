@@ -1,0 +1,152 @@
+"""A run that stopped goes on to the loss curve, the metrics and the records of one that never did."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from distgnn.config import load_config
+from distgnn.training.checkpoint import list_checkpoints
+from distgnn.training.launch import run_training
+from distgnn.types import UserError
+
+COMMON = [
+    "partition.parts=2",
+    "train.batch_size=64",
+    "train.log_every=1",
+    "sampler.fanout=4,3",
+    "model.dim=8",
+    "model.encoder=graphsage",
+    "model.tower=mlp",
+    "model.dropout=0.2",
+    "run.tensorboard=false",
+    "optim.lr=0.01",
+]
+
+
+def write_log(path: Path, seed: int) -> Path:
+    rng = np.random.default_rng(seed)
+    key = np.unique(rng.integers(0, 80 * 50, 1500))
+    pq.write_table(pa.table({"user": key // 50, "item": key % 50}), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_log(tmp_path_factory.mktemp("log") / "log.parquet", 0)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DISTGNN_CACHE", str(tmp_path / "cache"))
+
+
+def train(log: Path, run: Path, *overrides: str) -> dict[str, Any]:
+    return run_training(load_config(None, [f"data.input={log}", f"run.out={run}", *COMMON, *overrides]))
+
+
+def records(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def curve(run: Path, phase: str = "fit") -> dict[int, float]:
+    """Loss by step; every step is there once."""
+    found = [(r["step"], r["loss"]) for r in records(run) if r["phase"] == phase and "loss" in r]
+    assert len(found) == len(dict(found))
+    return dict(found)
+
+
+def forget_after(run: Path, step: int, phase: str = "fit") -> None:
+    """Leave a run as a crash after the checkpoint of `step` leaves it: records beyond it, no later checkpoint."""
+    for info in list_checkpoints(str(run)):
+        if (info.phase == "full", info.step) > (phase == "full", step):
+            shutil.rmtree(info.uri)
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"phase": "fit", "step": 9')  # and a line that was being written
+
+
+def test_a_shorter_run_goes_on(log: Path, tmp_path: Path) -> None:
+    train(log, tmp_path / "whole", "train.max_steps=40")
+    train(log, tmp_path / "cut", "train.max_steps=17")  # within an epoch
+    assert len(curve(tmp_path / "cut")) == 17
+    train(log, tmp_path / "cut", "train.max_steps=40", "run.resume=true")
+    assert len(curve(tmp_path / "whole")) == 40
+    assert curve(tmp_path / "cut") == curve(tmp_path / "whole")
+
+
+def test_records_after_the_checkpoint_are_cut_and_trained_again(log: Path, tmp_path: Path) -> None:
+    options = ("train.max_steps=20", "train.checkpoint_every=8", "train.keep_checkpoints=9")
+    train(log, tmp_path / "run", *options)
+    before = curve(tmp_path / "run")
+    shutil.copytree(tmp_path / "run", tmp_path / "cut")
+    forget_after(tmp_path / "cut", 8)
+    assert [c.step for c in list_checkpoints(str(tmp_path / "cut"))] == [8]
+    train(log, tmp_path / "cut", *options, "run.resume=true")
+    assert curve(tmp_path / "cut") == before
+    fresh = {r["step"]: r["seconds"] for r in records(tmp_path / "cut") if "loss" in r}
+    old = {r["step"]: r["seconds"] for r in records(tmp_path / "run") if "loss" in r}
+    assert all(fresh[step] == old[step] for step in range(1, 9))
+    assert any(fresh[step] != old[step] for step in range(9, 21))  # really trained again, not kept
+
+
+@pytest.mark.parametrize(("phase", "epoch"), [("fit", 1), ("fit", 2), ("full", 1)])
+def test_both_phases_and_early_stopping_go_on(log: Path, tmp_path: Path, phase: str, epoch: int) -> None:
+    options = ("train.epochs=4", "train.patience=2", "train.keep_checkpoints=99", "optim.lr=0.03")
+    whole = train(log, tmp_path / "run", *options)
+    fit, full = curve(tmp_path / "run"), curve(tmp_path / "run", "full")
+    metrics = [r["ndcg@20"] for r in records(tmp_path / "run") if "ndcg@20" in r]
+    (step,) = [
+        c.step for c in list_checkpoints(str(tmp_path / "run")) if c.phase == phase and c.manifest["epoch"] == epoch
+    ]
+    forget_after(tmp_path / "run", step, phase)
+    resumed = train(log, tmp_path / "run", *options, "run.resume=true")
+    assert curve(tmp_path / "run") == fit
+    assert curve(tmp_path / "run", "full") == full
+    assert [r["ndcg@20"] for r in records(tmp_path / "run") if "ndcg@20" in r] == metrics
+    assert resumed["metrics"] == whole["metrics"]
+    assert resumed["epochs"]["full"] == whole["epochs"]["full"]
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
+def test_on_another_number_of_workers(log: Path, tmp_path: Path, before: int, after: int) -> None:
+    train(log, tmp_path / "whole", "train.max_steps=30")
+    train(log, tmp_path / "cut", "train.max_steps=15", f"cluster.workers={before}")
+    (info,) = list_checkpoints(str(tmp_path / "cut"))[-1:]
+    assert sum(name.startswith("shard-") for name in info.manifest["files"]) == before
+    train(log, tmp_path / "cut", "train.max_steps=30", f"cluster.workers={after}", "run.resume=true")
+    got, expected = curve(tmp_path / "cut"), curve(tmp_path / "whole")
+    assert len(expected) == 30
+    assert got == pytest.approx(expected, rel=1e-6)
+
+
+def test_resume_without_a_checkpoint_starts_again(log: Path, tmp_path: Path) -> None:
+    train(log, tmp_path / "run", "train.max_steps=6")
+    before = curve(tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    train(log, tmp_path / "run", "train.max_steps=6", "run.resume=true")
+    assert curve(tmp_path / "run") == before
+
+
+def test_a_run_in_the_way_another_dataset_and_an_altered_shard_are_refused(log: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(log, run, "train.max_steps=4")
+    kept = (run / "metrics.jsonl").read_bytes()
+    with pytest.raises(UserError, match="in use"):
+        train(log, run, "train.max_steps=4")
+    other = write_log(tmp_path / "other.parquet", 1)
+    with pytest.raises(UserError, match="belong to another dataset"):
+        train(other, run, "train.max_steps=8", "run.resume=true")
+    (shard,) = run.rglob("shard-0000.safetensors")
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(UserError, match=r"shard-0000\.safetensors.*altered or truncated"):
+        train(log, run, "train.max_steps=8", "run.resume=true")
+    assert (run / "metrics.jsonl").read_bytes() == kept
