@@ -10,8 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from distgnn.distributed.process_group import WorkerGroup
+from distgnn.nn.batch import block_tensors, dropout_key, node_keys
+from distgnn.training.objective import loss_of
 from tests.small_training import batch_of, small_config, small_graph, small_trainer
 
 GRAPH = small_graph(4)
@@ -105,3 +108,27 @@ def test_two_workers_have_the_gradients_of_one(folder: Path, index: int) -> None
         np.testing.assert_array_equal(first[name], second[name])
         np.testing.assert_allclose(first[name], one[name], rtol=1e-9, atol=1e-12)
     assert not dense or max(np.abs(one[name]).max() for name in dense) > 1e-4
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_one_worker_has_the_gradients_of_plain_autograd(tmp_path: Path, loss: str) -> None:
+    """No wrapper, no exchange: a factor common to all numbers of workers would show here."""
+    model = "graphsage and towers"
+    group = WorkerGroup.join(0, 1)
+    try:
+        got = one_step(model, loss, [0, GRAPH.n_nodes], tmp_path, group)
+        trainer = small_trainer(small_config(*MODELS[model], *LOSSES[loss]), tmp_path, GRAPH, group)
+        batch = batch_of(trainer, STEP)
+        keys = node_keys(batch.node_type, batch.stable_id)
+        blocks = block_tensors(batch.blocks, keys, group.device, trainer.dtype)
+        table = trainer.embedding.weight.clone().requires_grad_()
+        key = dropout_key(trainer.config.run.seed, STEP)
+        user, item = trainer.model.train()(blocks, table[torch.from_numpy(batch.nodes)], batch.n_seed_users, key)
+        loss_of(trainer.config.loss, batch, user, item, GRAPH, group).backward()
+    finally:
+        group.leave()
+    assert table.grad is not None
+    np.testing.assert_allclose(got["rows"], table.grad.numpy(), rtol=1e-9, atol=1e-12)
+    for name, parameter in trainer.model.named_parameters():
+        assert parameter.grad is not None
+        np.testing.assert_allclose(got[f"dense {name}"], parameter.grad.numpy(), rtol=1e-9, atol=1e-12)
