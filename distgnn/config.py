@@ -41,7 +41,7 @@ class RunConfig:
     """Where results go, and what makes a run repeatable."""
 
     out: str = ""  # run directory to create (prepare: the dataset directory); empty: runs/<dataset>-<time>
-    path: str = ""  # an existing run: evaluate, distill, recommend
+    path: str = ""  # an existing run: evaluate
     seed: int = 0  # of the split, the start, the order, the draws and the dropout
     dtype: str = "float32"  # of rows, parameters and moments
     dump_blocks: bool = False  # write every step's seeds, negatives and drawn edges to OUT/blocks

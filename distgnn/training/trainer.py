@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -161,7 +162,12 @@ class PhaseTrainer:
         totals.users_with_every_item += int(every.sum())
 
     def resume(self, info: CheckpointInfo) -> None:
-        """Go on from a checkpoint."""
+        """Go on from a checkpoint.
+
+        Raises:
+            UserError: not this dataset's, not this model's, or settings with which its steps would be other steps.
+        """
+        self._refuse_other_steps(info)
         load_checkpoint(
             info,
             self.model,
@@ -173,6 +179,24 @@ class PhaseTrainer:
         )
         self.step = info.step
         self.schedule = Schedule(**info.manifest["schedule"])
+
+    def _step_settings(self) -> dict[str, Any]:
+        """What says which edges a step holds and which neighbours it draws, as in a manifest."""
+        config = self.config
+        return {
+            "run.seed": config.run.seed,
+            "train.batch_size": config.train.batch_size,
+            "sampler.fanout": list(config.sampler.fanout),
+        }
+
+    def _refuse_other_steps(self, info: CheckpointInfo) -> None:
+        known = info.manifest["steps"]
+        for key, value in self._step_settings().items():
+            if known[key] != value:
+                raise UserError(
+                    f"{info.uri}: was trained with {key} = {known[key]}, now {value}; its steps would be other steps: "
+                    f"set {key} back, or choose another run.out"
+                )
 
     def train(self, epochs: int, validation: tuple[np.ndarray, np.ndarray] | None, max_steps: int = 0) -> None:
         """Run the phase to its end.
@@ -267,8 +291,7 @@ class PhaseTrainer:
             "schedule": asdict(self.schedule),
             "epoch": self.step // self.order.steps_per_epoch,
             "model": asdict(self.config.model),
-            "fanout": list(self.config.sampler.fanout),
-            "seed": self.config.run.seed,
+            "steps": self._step_settings(),
         }
         save_checkpoint(
             self.run,
@@ -324,7 +347,7 @@ class _Window:
         self.losses: list[torch.Tensor] = []
         self.edges = self.positives = 0
         self.first_step = trainer.step
-        self.last: dict[str, float] = {"loss": float("nan"), "edges": 0.0, "positives": 0.0}
+        self.last: dict[str, float] = {}
 
     def add(self, loss: torch.Tensor, batch: MiniBatch) -> None:
         self.losses.append(loss)
@@ -378,10 +401,15 @@ class _Window:
         trainer = self.trainer
         done = trainer.step - self.first_step
         left = self.training_seconds() / max(done, 1) * (stop - trainer.step)
+        figures = "loss -"  # until the first record
+        if self.last:
+            figures = (
+                f"loss {self.last['loss']:.4f}  {self.last['edges'] / 1e6:.2f} M edges/s  "
+                f"{self.last['positives']:,.0f} positives/s"
+            )
         trainer.recorder.progress(
             f"{trainer.phase} epoch {min(trainer.step // trainer.order.steps_per_epoch + 1, epochs)}/{epochs}  "
-            f"step {trainer.step}/{stop}  loss {self.last['loss']:.4f}  {self.last['edges'] / 1e6:.2f} M edges/s  "
-            f"{self.last['positives']:,.0f} positives/s  ETA {int(left) // 60}:{int(left) % 60:02d}",
+            f"step {trainer.step}/{stop}  {figures}  ETA {int(left) // 60}:{int(left) % 60:02d}",
             last=last,
         )
 

@@ -150,3 +150,10 @@ def test_a_run_in_the_way_another_dataset_and_an_altered_shard_are_refused(log: 
     with pytest.raises(UserError, match=r"shard-0000\.safetensors.*altered or truncated"):
         train(log, run, "train.max_steps=8", "run.resume=true")
     assert (run / "metrics.jsonl").read_bytes() == kept
+
+
+@pytest.mark.parametrize("override", ["train.batch_size=32", "sampler.fanout=4,4"])
+def test_settings_that_make_other_steps_are_refused(log: Path, tmp_path: Path, override: str) -> None:
+    train(log, tmp_path / "run", "train.max_steps=4")
+    with pytest.raises(UserError, match=f"was trained with {override.split('=')[0]} = .*set .* back"):
+        train(log, tmp_path / "run", "train.max_steps=8", "run.resume=true", override)
