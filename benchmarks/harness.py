@@ -1,4 +1,4 @@
-"""What every benchmark needs: the machine and the commit, repeated timing, and a JSON file of figures."""
+"""What every benchmark needs: the machine and the commit, and a JSON file of figures."""
 
 from __future__ import annotations
 
@@ -6,11 +6,7 @@ import argparse
 import json
 import os
 import platform
-import resource
-import statistics
 import subprocess
-import time
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,28 +29,6 @@ def machine() -> dict[str, Any]:
         "versions": {name: version(name) for name in ("torch", "numba", "numpy")},
         "commit": commit.stdout.strip() + ("+changes" if changed.stdout.strip() else ""),
     }
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    """Median, minimum and maximum."""
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
-
-
-def timed(call: Callable[[], Any], *, warm_up: int = 1, repeats: int = 5) -> dict[str, float]:
-    """Seconds of a call: the spread over `repeats` after `warm_up` calls that are not counted."""
-    for _ in range(warm_up):
-        call()
-    seconds = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - started)
-    return spread(seconds)
-
-
-def peak_rss_bytes() -> int:
-    """Most resident memory of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def parser(question: str) -> argparse.ArgumentParser:

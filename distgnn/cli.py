@@ -12,7 +12,7 @@ from typing import NoReturn
 from distgnn import __version__
 from distgnn.config import load_config
 from distgnn.option_reference import help_text
-from distgnn.types import UserError
+from distgnn.types import UserError, WorkerError
 
 _DATA_FLAGS = {
     "--input": "data.input",
@@ -152,9 +152,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    except RuntimeError as error:
-        if "worker " not in str(error):
-            raise
+    except WorkerError as error:
         print(f"distgnn: {error}", file=sys.stderr)
         return 1
     return 0

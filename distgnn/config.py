@@ -323,12 +323,6 @@ class Config:
         """TOML text that `load_config` reads back to an equal Config."""
         return tomli_w.dumps(self.to_dict())
 
-    def with_overrides(self, overrides: list[str]) -> Config:
-        """A copy with `section.key=value` applied; values are TOML, or bare strings."""
-        values = self.to_dict()
-        _apply_overrides(values, overrides)
-        return config_from_dict(values)
-
 
 def _nearest(word: str, known: list[str]) -> str:
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.4)

@@ -51,6 +51,8 @@ class Topology:
         self.indices_address = np.array([a.ctypes.data for a in self._indices], np.int64)
         self.like_indptr = np.empty(0, np.int64)
         self.like_indices = np.empty(0, self._indices[0].dtype)
+        # What every kernel that reads rows takes, in this order.
+        self.csc = (self.offsets, self.indptr_address, self.indices_address, self.like_indptr, self.like_indices)
         for indptr, indices in zip(self._indptr, self._indices, strict=True):
             assert indptr.dtype == np.int64 and indices.dtype == self.like_indices.dtype
             assert indptr.flags.c_contiguous and indices.flags.c_contiguous

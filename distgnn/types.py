@@ -1,4 +1,4 @@
-"""Records that cross module borders, and the one exception that users see.
+"""Records that cross module borders, and the exceptions that users see.
 
 Shape legend: N nodes, E edges, b seed edges of a worker's share, B of the global step, F_h nodes of the cumulative
 frontier before hop h (F_0 are the seeds), L hops, d embedding width.
@@ -19,6 +19,10 @@ class UserError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(str(message).split()))
+
+
+class WorkerError(RuntimeError):
+    """A worker died: one line that names its rank (exit code 1)."""
 
 
 @dataclass(frozen=True, slots=True)

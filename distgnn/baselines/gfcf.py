@@ -40,7 +40,6 @@ class GFCF:
     ) -> None:
         self.n_items = interactions.shape[1]
         self._interactions = interactions
-        self._normalized = normalized
         self._by_item = normalized.T.tocsr()
         self._user_factors = user_factors
         self._item_factors = item_factors

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-TRAIN, VALID, TEST = 0, 1, 2
+from distgnn.data.interactions import TEST, TRAIN, VALID
 
 
 def _hash(*parts: object) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from distgnn.kernels.neighbor_sampling import position_in_row
 from distgnn.kernels.rng import combine
 
 
@@ -79,13 +80,4 @@ def find_in_rows(row, wanted, indptr, indices, stable_id, found):
         found: bool `[q]`, written.
     """
     for q in range(row.shape[0]):
-        low = indptr[row[q]]
-        end = indptr[row[q] + 1]
-        high = end
-        while low < high:
-            middle = (low + high) >> 1
-            if stable_id[indices[middle]] < wanted[q]:
-                low = middle + 1
-            else:
-                high = middle
-        found[q] = low < end and stable_id[indices[low]] == wanted[q]
+        found[q] = position_in_row(indices[indptr[row[q]] : indptr[row[q] + 1]], stable_id, wanted[q]) >= 0

@@ -63,12 +63,6 @@ def hash3(a, b, c):
 
 
 @njit(nogil=True, cache=True, inline="always")
-def hash4(a, b, c, d):
-    """Key of four words."""
-    return combine(hash3(a, b, c), d)
-
-
-@njit(nogil=True, cache=True, inline="always")
 def draw(key, j):
     """Draw j (uint64) of a key: 64 random bits."""
     return mix64(key + (j + _ONE) * GOLDEN)
@@ -102,6 +96,13 @@ def keyed_normal(key, type_, stable_id, out):
             out[i, c] = radius * np.cos(angle)
             if c + 1 < out.shape[1]:
                 out[i, c + 1] = radius * np.sin(angle)
+
+
+@njit(nogil=True, cache=True)
+def keys_of_nodes(node_type, stable_id, out):
+    """Out uint64 `[n]` = key of (type, stable id), from uint8 and int64 `[n]`."""
+    for i in range(out.shape[0]):
+        out[i] = combine(combine(np.uint64(0), np.uint64(node_type[i])), np.uint64(stable_id[i]))
 
 
 @njit(nogil=True, cache=True)

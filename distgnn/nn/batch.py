@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from distgnn.kernels.rng import STREAM_DROPOUT, combine, hash2
+from distgnn.kernels.rng import STREAM_DROPOUT, combine, hash2, keys_of_nodes
 from distgnn.types import Block
 
 
@@ -39,12 +39,9 @@ class BlockTensors:
 
 def node_keys(node_type: np.ndarray, stable_id: np.ndarray) -> np.ndarray:
     """uint64 `[n]` keys of (type, stable id), as int64 bits."""
-    with np.errstate(over="ignore"):
-        first = np.array([combine(np.uint64(0), np.uint64(t)) for t in (0, 1)], np.uint64)[node_type]
-        x = (first ^ stable_id.astype(np.uint64)) + np.uint64(0x9E3779B97F4A7C15)
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return (x ^ (x >> np.uint64(31))).view(np.int64)
+    keys = np.empty(len(stable_id), np.uint64)
+    keys_of_nodes(node_type, stable_id, keys)
+    return keys.view(np.int64)
 
 
 def dropout_key(seed: int, step: int) -> int:

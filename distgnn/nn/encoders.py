@@ -9,6 +9,7 @@ different numbers of workers would drift apart.
 from __future__ import annotations
 
 import importlib
+from abc import ABC, abstractmethod
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,7 @@ from distgnn.nn.dropout import KeyedDropout
 from distgnn.types import UserError
 
 
-class Encoder(nn.Module):
+class Encoder(nn.Module, ABC):
     """Base of all encoders.
 
     Attributes:
@@ -30,9 +31,9 @@ class Encoder(nn.Module):
     n_layers: int
     out_dim: int
 
+    @abstractmethod
     def layer(self, index: int, block: BlockTensors, x: torch.Tensor, step_key: int) -> torch.Tensor:
         """States of the destinations `[n_dst, d']` from those of the sources `[n_src, d]`."""
-        raise NotImplementedError
 
     def readout(self, states: list[torch.Tensor]) -> torch.Tensor:
         """`[n, out_dim]` from the L + 1 states of the same n nodes."""
@@ -72,15 +73,33 @@ def inverse_or_zero_root(root: torch.Tensor) -> torch.Tensor:
     return torch.where(root > 0, 1.0 / root.clamp(min=1), torch.zeros_like(root))
 
 
-class GCN(Encoder):
-    """Graph convolution with self-loops (Kipf and Welling 2017, eq. 2): degrees count the loop."""
+class NonlinearEncoder(Encoder):
+    """Layers of one width with GELU and dropout between them; the last one stays linear."""
 
     def __init__(self, dim: int, n_layers: int, dropout: float) -> None:
         super().__init__()
         self.n_layers = n_layers
         self.out_dim = dim
-        self.linear = nn.ModuleList(nn.Linear(dim, dim) for _ in range(n_layers))
         self.dropout = nn.ModuleList(KeyedDropout(dropout, site) for site in range(n_layers))
+
+    @abstractmethod
+    def pre_activation(self, index: int, block: BlockTensors, x: torch.Tensor) -> torch.Tensor:
+        """`[n_dst, dim]`, before GELU and dropout."""
+
+    def layer(self, index: int, block: BlockTensors, x: torch.Tensor, step_key: int) -> torch.Tensor:
+        hidden = self.pre_activation(index, block, x)
+        if index == self.n_layers - 1:
+            return hidden
+        result: torch.Tensor = self.dropout[index](F.gelu(hidden), block.node_key[: block.n_dst], step_key)
+        return result
+
+
+class GCN(NonlinearEncoder):
+    """Graph convolution with self-loops (Kipf and Welling 2017, eq. 2): degrees count the loop."""
+
+    def __init__(self, dim: int, n_layers: int, dropout: float) -> None:
+        super().__init__(dim, n_layers, dropout)
+        self.linear = nn.ModuleList(nn.Linear(dim, dim) for _ in range(n_layers))
 
     def pre_activation(self, index: int, block: BlockTensors, x: torch.Tensor) -> torch.Tensor:
         """Linear map of the normalised sum, before GELU and dropout."""
@@ -91,24 +110,14 @@ class GCN(Encoder):
         result: torch.Tensor = self.linear[index](summed)
         return result
 
-    def layer(self, index: int, block: BlockTensors, x: torch.Tensor, step_key: int) -> torch.Tensor:
-        hidden = self.pre_activation(index, block, x)
-        if index == self.n_layers - 1:
-            return hidden
-        result: torch.Tensor = self.dropout[index](F.gelu(hidden), block.node_key[: block.n_dst], step_key)
-        return result
 
-
-class GraphSAGE(Encoder):
+class GraphSAGE(NonlinearEncoder):
     """GraphSAGE with the mean aggregator (Hamilton et al. 2017, algorithm 1): W_self x_i + W_neighbour mean x_j."""
 
     def __init__(self, dim: int, n_layers: int, dropout: float) -> None:
-        super().__init__()
-        self.n_layers = n_layers
-        self.out_dim = dim
+        super().__init__(dim, n_layers, dropout)
         self.own = nn.ModuleList(nn.Linear(dim, dim) for _ in range(n_layers))
         self.neighbor = nn.ModuleList(nn.Linear(dim, dim, bias=False) for _ in range(n_layers))
-        self.dropout = nn.ModuleList(KeyedDropout(dropout, site) for site in range(n_layers))
 
     def pre_activation(self, index: int, block: BlockTensors, x: torch.Tensor) -> torch.Tensor:
         """Sum of both linear maps, before GELU and dropout."""
@@ -116,32 +125,20 @@ class GraphSAGE(Encoder):
         result: torch.Tensor = self.own[index](x[: block.n_dst]) + self.neighbor[index](mean)
         return result
 
-    def layer(self, index: int, block: BlockTensors, x: torch.Tensor, step_key: int) -> torch.Tensor:
-        hidden = self.pre_activation(index, block, x)
-        if index == self.n_layers - 1:
-            return hidden
-        result: torch.Tensor = self.dropout[index](F.gelu(hidden), block.node_key[: block.n_dst], step_key)
-        return result
 
-
-class PyGEncoder(Encoder):
+class PyGEncoder(NonlinearEncoder):
     """Any bipartite-capable PyG layer, called as `conv((x_src, x_dst), edge_index)`.
 
     Layers that normalise by the sampled degree see the sampled graph: sums are not rescaled for them.
     """
 
     def __init__(self, layer_class: type[nn.Module], dim: int, n_layers: int, dropout: float) -> None:
-        super().__init__()
-        self.n_layers = n_layers
-        self.out_dim = dim
+        super().__init__(dim, n_layers, dropout)
         self.conv = nn.ModuleList(layer_class((dim, dim), dim) for _ in range(n_layers))
-        self.dropout = nn.ModuleList(KeyedDropout(dropout, site) for site in range(n_layers))
 
-    def layer(self, index: int, block: BlockTensors, x: torch.Tensor, step_key: int) -> torch.Tensor:
-        hidden: torch.Tensor = self.conv[index]((x, x[: block.n_dst]), block.edge_index())
-        if index == self.n_layers - 1:
-            return hidden
-        result: torch.Tensor = self.dropout[index](F.gelu(hidden), block.node_key[: block.n_dst], step_key)
+    def pre_activation(self, index: int, block: BlockTensors, x: torch.Tensor) -> torch.Tensor:
+        """The layer's output, before GELU and dropout."""
+        result: torch.Tensor = self.conv[index]((x, x[: block.n_dst]), block.edge_index())
         return result
 
 

@@ -72,10 +72,6 @@ class PartitionBook:
         """Partition of nodes int64 `[n]`, int64 `[n]`."""
         return np.searchsorted(self.offsets[:, 2], nodes, side="right")
 
-    def is_item(self, nodes: np.ndarray) -> np.ndarray:
-        """Whether nodes int64 `[n]` are items, bool `[n]`."""
-        return np.asarray(nodes) >= self.offsets[self.part_of(nodes), 1]
-
     def worker_bounds(self, workers: int) -> np.ndarray:
         """Node ranges of the workers: worker r owns partitions r P // W ... (r + 1) P // W - 1.
 

@@ -23,11 +23,7 @@ def excluded_positions(
     target_positions(
         user,
         item,
-        topology.offsets,
-        topology.indptr_address,
-        topology.indices_address,
-        topology.like_indptr,
-        topology.like_indices,
+        *topology.csc,
         topology.stable_id,
         item_position,
     )

@@ -23,7 +23,7 @@ from distgnn.partition.dataset import PreparedDataset
 from distgnn.partition.prepare import open_or_prepare
 from distgnn.training.checkpoint import list_checkpoints
 from distgnn.training.run import evaluate_worker, run_worker
-from distgnn.types import UserError
+from distgnn.types import UserError, WorkerError
 
 _CONFIG, _DATASET = "config.toml", "dataset.json"
 GRACE_SECONDS = 10.0  # for a worker to end by itself
@@ -201,7 +201,7 @@ def _supervise(folder: str, workers: int, threads: int) -> None:
     for rank in sorted(failed, key=lambda r: processes[r].returncode > 0):
         code = processes[rank].returncode
         how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
-        raise RuntimeError(f"worker {rank} {how}; the run is stopped")
+        raise WorkerError(f"worker {rank} {how}; the run is stopped")
 
 
 def _stop(processes: list[subprocess.Popen[bytes]]) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from distgnn.config import Config, load_config
 from distgnn.training.launch import run_training
-from distgnn.types import UserError
+from distgnn.types import UserError, WorkerError
 
 
 def config(tmp_path: Path, *overrides: str) -> Config:
@@ -81,7 +81,7 @@ def test_a_dead_worker_ends_the_run_by_name(tmp_path: Path, rank: int, number: s
     killer = Killer(tmp_path / "run", rank, number)
     killer.start()
     started = time.monotonic()
-    with pytest.raises(RuntimeError, match=f"worker {rank} was killed by signal {int(number)}"):
+    with pytest.raises(WorkerError, match=f"worker {rank} was killed by signal {int(number)}"):
         run_training(config(tmp_path, "train.max_steps=1000000", "train.epochs=1000000", "train.eval_every=0"))
     assert time.monotonic() - started < 60
     killer.join()

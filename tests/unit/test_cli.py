@@ -13,7 +13,7 @@ import pytest
 import distgnn
 from distgnn import cli, commands
 from distgnn.config import Config
-from distgnn.types import UserError
+from distgnn.types import UserError, WorkerError
 
 SURFACE = {
     "prepare": [
@@ -149,7 +149,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
         (KeyboardInterrupt(), 130, "distgnn: interrupted\n"),
         (OSError(errno.ENOSPC, "No space left on device", "/full/x"), 2, "no space left on the device (/full/x)"),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), 2, "no space left"),
-        (RuntimeError("worker 1 was killed by signal 9; the run is stopped"), 1, "distgnn: worker 1 was killed"),
+        (WorkerError("worker 1 was killed by signal 9; the run is stopped"), 1, "distgnn: worker 1 was killed"),
     ],
 )
 def test_exit_codes(

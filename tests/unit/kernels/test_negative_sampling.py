@@ -34,11 +34,7 @@ def drawn_items(graph: Topology, user: np.ndarray, item: np.ndarray, key: int, k
         np.uint64(key),
         graph.n_items,
         graph.n_users,
-        graph.offsets,
-        graph.indptr_address,
-        graph.indices_address,
-        graph.like_indptr,
-        graph.like_indices,
+        *graph.csc,
         graph.stable_id,
         graph.node_id,
         out,
@@ -96,11 +92,7 @@ def test_known_columns_equal_plain_python(positives: list[set[int]], columns: li
         graph.node_id[len(positives) + np.array(columns, np.int64)].astype(np.int64),
         head,
         np.empty(len(columns), np.int32),
-        graph.offsets,
-        graph.indptr_address,
-        graph.indices_address,
-        graph.like_indptr,
-        graph.like_indices,
+        *graph.csc,
     )
     assert len({*zip(*pairs.tolist(), strict=True)}) == pairs.shape[1]
     assert {*zip(*pairs.tolist(), strict=True)} == naive.known_columns(positives, own, columns)

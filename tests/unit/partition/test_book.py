@@ -26,7 +26,6 @@ def test_relabel_against_the_oracle(case: tuple[int, list[int], int]) -> None:
     assert book.stable_id.dtype == book.node_id.dtype == np.int32
     nodes = np.arange(len(part))
     assert book.part_of(nodes)[book.node_id].tolist() == part
-    assert book.is_item(nodes)[book.node_id].tolist() == [False] * n_users + [True] * (len(part) - n_users)
     assert (book.n_users, book.n_items, book.n_nodes) == (n_users, len(part) - n_users, len(part))
 
 
