@@ -3,8 +3,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
-
 from benchmarks import harness
 
 
@@ -14,17 +12,6 @@ def test_the_machine_is_told() -> None:
     assert facts["memory_bytes"] > 1 << 28
     assert set(facts["versions"]) >= {"torch", "numba", "numpy"}
     assert facts["processor"]
-
-
-def test_warm_up_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = {"now": 0.0}
-    durations = iter([100.0, 100.0, 3.0, 1.0, 2.0])
-
-    def call() -> None:
-        clock["now"] += next(durations)
-
-    monkeypatch.setattr(harness.time, "perf_counter", lambda: clock["now"])
-    assert harness.timed(call, warm_up=2, repeats=3) == {"median": 2.0, "min": 1.0, "max": 3.0}
 
 
 def test_figures_are_written_with_the_machine(tmp_path: Path) -> None:
