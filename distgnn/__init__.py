@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from distgnn.commands import Trainer
     from distgnn.partition.prepare import load_dataset
-    from distgnn.training.launch import Trainer
 
 __version__ = "0.1.0"
 
 __all__ = ["Trainer", "__version__", "evaluate", "load_dataset"]
 
 _EXPORTS = {
-    "Trainer": ("distgnn.training.launch", "Trainer"),
+    "Trainer": ("distgnn.commands", "Trainer"),
     "evaluate": ("distgnn.commands", "evaluate"),
     "load_dataset": ("distgnn.partition.prepare", "load_dataset"),
 }

@@ -19,6 +19,21 @@ from distgnn.types import UserError
 _COLUMNS = ["model", "recall@20", "ndcg@20", "recall@10", "ndcg@10", "hit@10", "mrr", "coverage@20"]
 
 
+class Trainer:
+    """Trains a config: `Trainer(config).fit()`."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def fit(self) -> dict[str, Any]:
+        """Train, evaluate and write the run directory; returns the report.
+
+        Raises:
+            UserError: a mistake in the input.
+        """
+        return run_training(self.config)
+
+
 def datasets() -> None:
     """Print the datasets that can be named, with counts and state."""
     print(format_datasets(list_datasets()))

@@ -1,15 +1,19 @@
-"""Start the workers of a run: in this process for one, else one process a worker over plain torch.distributed."""
+"""Start the workers of a job: in this process for one, else one process a worker over plain torch.distributed.
+
+A job is a function `(config, run, dataset, group) -> report` that every worker calls, named `module:function`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,30 +26,22 @@ from distgnn.distributed.process_group import WorkerGroup
 from distgnn.partition.dataset import PreparedDataset
 from distgnn.partition.prepare import open_or_prepare
 from distgnn.training.checkpoint import list_checkpoints
-from distgnn.training.run import evaluate_worker, run_worker
 from distgnn.types import UserError, WorkerError
 
+Report = dict[str, Any]
+Launcher = Callable[[str, Config, str, PreparedDataset], Report]  # job, config, run directory, dataset
+
+TRAIN_JOB = "distgnn.training.run:run_worker"
+EVALUATE_JOB = "distgnn.training.run:evaluate_worker"
 _CONFIG, _DATASET = "config.toml", "dataset.json"
 GRACE_SECONDS = 10.0  # for a worker to end by itself
 
 
-class Trainer:
-    """Trains a config: `Trainer(config).fit()`."""
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
-
-    def fit(self) -> dict[str, Any]:
-        """Train, evaluate and write the run directory; returns the report.
-
-        Raises:
-            UserError: a mistake in the input.
-        """
-        return run_training(self.config)
-
-
-def run_training(config: Config) -> dict[str, Any]:
+def run_training(config: Config, launch: Launcher | None = None) -> Report:
     """Prepare the dataset where needed, train on `cluster.workers` workers, write the run directory.
+
+    Args:
+        config: of the run. launch: starts the workers; None: processes of this machine.
 
     Returns:
         The report, with `run`: the run directory, and `records`: those of metrics.jsonl.
@@ -65,7 +61,7 @@ def run_training(config: Config) -> dict[str, Any]:
             storage.join(run, _DATASET),
             {"name": dataset.name, "path": _from_anywhere(dataset.path), "dataset_hash": dataset.data_hash},
         )
-        report = _on_workers("train", config, run, dataset)
+        report = (launch or on_local_workers)(TRAIN_JOB, config, run, dataset)
     report["seconds"]["prepare"] = prepared
     report["seconds"]["total"] += prepared
     return {**report, "run": run}
@@ -142,10 +138,10 @@ def open_run(config: Config) -> tuple[Config, PreparedDataset]:
     return merged, dataset
 
 
-def run_evaluation(config: Config) -> dict[str, Any]:
+def run_evaluation(config: Config, launch: Launcher | None = None) -> Report:
     """Evaluate the run that `run.path` names on `evaluate.split`; returns its report."""
     merged, dataset = open_run(config)
-    return {**_on_workers("evaluate", merged, merged.run.path, dataset), "run": merged.run.path}
+    return {**(launch or on_local_workers)(EVALUATE_JOB, merged, merged.run.path, dataset), "run": merged.run.path}
 
 
 def _threads(config: Config) -> int:
@@ -154,12 +150,17 @@ def _threads(config: Config) -> int:
     return max(1, len(os.sched_getaffinity(0)) // config.cluster.workers)
 
 
-def _on_workers(command: str, config: Config, run: str, dataset: PreparedDataset) -> dict[str, Any]:
+def on_local_workers(job: str, config: Config, run: str, dataset: PreparedDataset) -> Report:
+    """Run a job on `cluster.workers` processes of this machine; rank 0's report.
+
+    Raises:
+        UserError: a mistake that a worker has met. WorkerError: a worker died.
+    """
     if config.cluster.workers == 1:
-        return run_rank(command, config, run, dataset, 0, 1, "", _threads(config))
+        return run_rank(job, config, run, dataset, 0, 1, "", _threads(config))
     with tempfile.TemporaryDirectory(prefix="distgnn-") as folder:
         task = {
-            "command": command,
+            "job": job,
             "config": config.to_dict(),
             "run": run,
             "dataset": str(dataset.path),
@@ -171,7 +172,7 @@ def _on_workers(command: str, config: Config, run: str, dataset: PreparedDataset
         }
         Path(folder, "task.json").write_text(json.dumps(task), encoding="utf-8")
         _supervise(folder, config.cluster.workers, _threads(config))
-        result: dict[str, Any] = json.loads(Path(folder, "report.json").read_text(encoding="utf-8"))
+        result: Report = json.loads(Path(folder, "report.json").read_text(encoding="utf-8"))
         return result
 
 
@@ -218,7 +219,7 @@ def _stop(processes: list[subprocess.Popen[bytes]]) -> None:
 
 
 def run_rank(
-    command: str,
+    job: str,
     config: Config,
     run: str,
     dataset: PreparedDataset,
@@ -226,8 +227,8 @@ def run_rank(
     workers: int,
     init_method: str,
     threads: int,
-) -> dict[str, Any]:
-    """What one worker does: join the group, train or evaluate, leave.
+) -> Report:
+    """What one worker does: join the group, do its part of the job, leave.
 
     After an error a worker among others stays in the group: its leaving would fail them too, with errors of their own.
     """
@@ -240,13 +241,19 @@ def run_rank(
         init_method=init_method,
     )
     try:
-        if command == "train":
-            report = run_worker(config, run, dataset, group)
-        else:
-            report = evaluate_worker(config, run, dataset, group, config.evaluate.split)
+        report = job_function(job)(config, run, dataset, group)
     except BaseException:
         if workers == 1:
             group.leave()
         raise
     group.leave()
     return report
+
+
+def job_function(job: str) -> Callable[[Config, str, PreparedDataset, WorkerGroup], Report]:
+    """The function that `module:function` names."""
+    module, _, name = job.partition(":")
+    function: Callable[[Config, str, PreparedDataset, WorkerGroup], Report] = getattr(
+        importlib.import_module(module), name
+    )
+    return function

@@ -20,7 +20,7 @@ def main() -> int:
     rank = int(sys.argv[2])
     try:
         report = run_rank(
-            task["command"],
+            task["job"],
             config_from_dict(task["config"]),
             task["run"],
             PreparedDataset.open(task["dataset"], verify=False),
