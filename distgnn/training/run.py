@@ -186,7 +186,7 @@ def _records_until(run: str, last: CheckpointInfo | None) -> list[dict[str, Any]
 
 
 def evaluate_worker(config: Config, run: str, dataset: PreparedDataset, group: WorkerGroup) -> dict[str, Any]:
-    """Evaluate a run's last checkpoint (the final fit's where there is one) on `evaluate.split`; every worker calls it."""
+    """Evaluate a run's last checkpoint (the final fit's where there is one); every worker calls it."""
     started = time.perf_counter()
     split = config.evaluate.split
     found = list_checkpoints(run)
