@@ -13,7 +13,7 @@ from distgnn.data.registry import format_datasets, list_datasets
 from distgnn.partition import prepare as preparation
 from distgnn.partition.dataset import PreparedDataset
 from distgnn.report import format_table, write_report
-from distgnn.training.launch import open_run, run_evaluation, run_training
+from distgnn.training.launch import Launcher, on_local_workers, open_run, run_evaluation, run_training
 from distgnn.types import UserError
 
 _COLUMNS = ["model", "recall@20", "ndcg@20", "recall@10", "ndcg@10", "hit@10", "mrr", "coverage@20"]
@@ -31,7 +31,17 @@ class Trainer:
         Raises:
             UserError: a mistake in the input.
         """
-        return run_training(self.config)
+        return run_training(self.config, _launcher(self.config))
+
+
+def _launcher(config: Config) -> Launcher:
+    """What starts the workers; asks for the cluster before any work is done."""
+    if not config.cluster.ray:
+        return on_local_workers
+    from distgnn import ray_train  # seconds to import
+
+    ray_train.check_cluster(config.cluster)
+    return ray_train.on_ray_workers
 
 
 def datasets() -> None:
@@ -64,7 +74,7 @@ def _finish(run: str, report: dict[str, Any], records: list[dict[str, Any]]) -> 
 
 def train(config: Config) -> dict[str, Any]:
     """Train a teacher, evaluate it (beside `evaluate.baselines`), write the run directory; returns the report."""
-    report = run_training(config)
+    report = run_training(config, _launcher(config))
     records = report.pop("records")
     _, dataset = open_run(_with_path(config, report["run"]))
     report["model"] = config.model.encoder
@@ -89,7 +99,7 @@ def evaluate(config: Config) -> dict[str, Any]:
         out = config.run.out or storage.join(config.run.path, f"evaluation-{config.evaluate.split}")
         if config.run.out:
             storage.refuse_used(out)
-        report = run_evaluation(config)
+        report = run_evaluation(config, _launcher(config))
         report["model"] = merged.model.encoder
         if config.evaluate.baselines:
             report["baselines"] = run_baselines(dataset, config.evaluate.baselines, config.evaluate.split, merged)

@@ -272,14 +272,16 @@ class ClusterConfig:
     workers: int = 1  # processes
     threads_per_worker: int = 0  # 0: the machine's cores shared out
     use_gpu: bool = False  # NCCL and CUDA devices instead of gloo and the CPU; not tested on real GPUs yet
-    ray: bool = False  # not available yet
+    ray: bool = False  # workers of a Ray cluster (RAY_ADDRESS) instead of processes; jobs/*.py turn it on
     timeout_seconds: float = 600.0  # a collective that waits longer ends the run
+    max_failures: int = 3  # Ray: restarts from the last checkpoint after a worker's death
+    wait_seconds: float = 3600.0  # Ray: how long to wait for CPUs and GPUs that other jobs hold
 
     def __post_init__(self) -> None:
         _at_least("cluster", "workers", self.workers, 1)
         _at_least("cluster", "threads_per_worker", self.threads_per_worker, 0)
-        if self.ray:
-            raise UserError("config: cluster.ray = true is not available yet; use cluster.ray = false")
+        _at_least("cluster", "max_failures", self.max_failures, 0)
+        _at_least("cluster", "wait_seconds", self.wait_seconds, 0.0)
         if not self.timeout_seconds > 0:
             raise UserError(f"config: cluster.timeout_seconds = {self.timeout_seconds} must be positive")
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -12,6 +14,19 @@ import torch
 import torch.distributed as dist
 
 from distgnn.types import UserError
+
+Listener = Callable[[dict[str, Any]], None]
+_listeners: list[Listener] = []
+
+
+@contextmanager
+def progress_to(listener: Listener) -> Iterator[None]:
+    """Whom this process's workers tell their figures within the block; every rank tells them equally often."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
 
 
 @dataclass(frozen=True)
@@ -93,6 +108,11 @@ class WorkerGroup:
         tensor = torch.tensor([value], dtype=torch.int64)
         dist.broadcast(tensor, src=0, group=self.cpu)
         return int(tensor.item())
+
+    def announce(self, figures: dict[str, Any]) -> None:
+        """Tell the listeners (see `progress_to`) where the job stands; every worker calls it."""
+        for listener in _listeners:
+            listener(figures)
 
     def barrier(self) -> None:
         """Wait for everybody."""

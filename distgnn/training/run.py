@@ -25,6 +25,8 @@ def run_worker(config: Config, run: str, dataset: PreparedDataset, group: Worker
     last = _last_checkpoint(run) if config.run.resume else None
     keep = _records_until(run, last)
     recorder = Recorder(run, tensorboard=config.run.tensorboard, active=group.rank == 0, keep=keep)
+    if last is not None:
+        recorder.say(f"going on from {last.phase} step {last.step} on {group.size} workers")
     phase = "fit" if config.train.max_steps else config.train.phase
     trainers = []
     epochs = config.train.epochs

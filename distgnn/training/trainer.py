@@ -122,6 +122,8 @@ class PhaseTrainer:
         self.schedule = Schedule()
         self.totals = Totals()
         self.step = 0
+        self.loss: float | None = None  # global, of the last record
+        self.validated: dict[str, float] = {}  # of the last validation
 
     def train_step(self, batch: MiniBatch) -> torch.Tensor:
         """Forward, backward and update of one step; this worker's part of the loss, detached. A collective."""
@@ -251,6 +253,7 @@ class PhaseTrainer:
             self.schedule.best_ndcg, self.schedule.best_epoch, self.schedule.stale = ndcg, epoch, 0
         else:
             self.schedule.stale += 1
+        self.validated = {name: result.metrics[name] for name in ("recall@20", "ndcg@20")}
         self.recorder.add(
             {"phase": self.phase, "step": self.step, "epoch": epoch, "seconds": result.seconds, **result.metrics}
         )
@@ -311,6 +314,9 @@ class PhaseTrainer:
                 if info.step != best or self.phase == "full":
                     remove_checkpoint(info)
         self.group.barrier()
+        self.group.announce(
+            {"phase": self.phase, "step": self.step, "epoch": facts["epoch"], "loss": self.loss, **self.validated}
+        )
 
     def restore_best(self) -> None:
         """Go back to the best validated epoch, where it is not the last one."""
@@ -378,6 +384,7 @@ class _Window:
             "edges": edges / seconds,
             "positives": self.positives / seconds,
         }
+        trainer.loss = self.last["loss"]
         if not np.isfinite(loss):
             raise UserError(
                 f"{trainer.phase} step {trainer.step}: the loss is {loss}: training diverged; lower optim.lr"

@@ -1,0 +1,224 @@
+"""Workers on a Ray cluster: TorchTrainer round the jobs that plain processes run too. The one module of ray.train.
+
+The restart after a worker's death is Ray's (`cluster.max_failures`); what it restarts from is the run's own checkpoint.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+import ray.train
+from pyarrow.fs import FSSpecHandler, PyFileSystem
+from ray.exceptions import AuthenticationError, RayError
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
+
+from distgnn import storage
+from distgnn.config import ClusterConfig, Config, config_from_dict
+from distgnn.distributed.process_group import progress_to
+from distgnn.partition.dataset import PreparedDataset
+from distgnn.training.launch import Report, run_rank
+from distgnn.types import UserError, WorkerError
+
+START_HINT = 'start one with cluster/local.sh start and eval "$(cluster/local.sh env)", or set RAY_ADDRESS'
+_POLL_SECONDS = 2.0
+_SAY_SECONDS = 30.0
+_PASSED_ON = ("DISTGNN_CACHE", "NUMBA_CACHE_DIR", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")
+
+
+def on_ray_workers(job: str, config: Config, run: str, dataset: PreparedDataset) -> Report:
+    """Run a job on `cluster.workers` workers of the Ray cluster; rank 0's report.
+
+    Raises:
+        UserError: no cluster, a wrong token, fewer CPUs or GPUs than asked for, or a mistake that a worker has met.
+        WorkerError: a worker died more often than `cluster.max_failures`.
+    """
+    # Ray would print every line of a worker twice, through its log file and through its own print.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+    connect()
+    cluster = config.cluster
+    per_worker = worker_resources(cluster, ray.cluster_resources())
+    refuse_too_many(cluster, per_worker, ray.cluster_resources())
+    _wait_until_free(cluster, per_worker)
+    mailbox = _Mailbox.options(num_cpus=0).remote()  # type: ignore[attr-defined]
+    threads = int(per_worker["CPU"])
+    trainer = TorchTrainer(
+        _work,
+        train_loop_config={
+            "job": job,
+            # An attempt after a failure goes on from the run's last checkpoint; the first one of a new run finds none.
+            "config": dataclasses.replace(config, run=dataclasses.replace(config.run, resume=True)).to_dict(),
+            "run": _from_anywhere(run),
+            "dataset": _from_anywhere(dataset.path),
+            "threads": threads,
+            "mailbox": mailbox,
+        },
+        torch_config=TorchConfig(timeout_s=max(1, int(cluster.timeout_seconds))),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=cluster.workers, use_gpu=cluster.use_gpu, resources_per_worker=per_worker
+        ),
+        run_config=_run_config(run, cluster, threads),
+    )
+    try:
+        outcome = trainer.fit().return_value
+    except TrainingFailedError as error:
+        message = ray.get(mailbox.message.remote())
+        raise UserError(message) if message else _worker_error(error, cluster.max_failures) from None
+    if "mistake" in outcome:
+        raise UserError(outcome["mistake"])
+    report: Report = outcome["report"]
+    return report
+
+
+def check_cluster(cluster: ClusterConfig) -> None:
+    """Refuse before any work what could not run: no cluster there, a wrong token, too few CPUs or GPUs."""
+    connect()
+    total = ray.cluster_resources()
+    refuse_too_many(cluster, worker_resources(cluster, total), total)
+
+
+def connect() -> None:
+    """Join the cluster that RAY_ADDRESS names, or the one on this machine; never starts one.
+
+    Raises:
+        UserError: none there, or it refuses the token.
+    """
+    if ray.is_initialized():
+        return
+    address = os.environ.get("RAY_ADDRESS") or "auto"
+    if "://" in address and not address.startswith("ray://"):
+        raise UserError(
+            f"RAY_ADDRESS = {address} is the address for ray job submit; to connect directly set it to host:port of "
+            "the cluster's head"
+        )
+    try:
+        ray.init(address=address, log_to_driver=True)
+    except AuthenticationError as error:
+        raise UserError(
+            f"the Ray cluster at {address} refuses the token ({_first_line(error)}); set RAY_AUTH_MODE=token and "
+            "RAY_AUTH_TOKEN_PATH to the cluster's own (for a local one: cluster/local.sh env prints them)"
+        ) from None
+    except (ConnectionError, RayError, RuntimeError, ValueError, TimeoutError) as error:
+        raise UserError(f"no Ray cluster at {address} ({_first_line(error)}); {START_HINT}") from None
+
+
+def worker_resources(cluster: ClusterConfig, total: Mapping[str, float]) -> dict[str, float]:
+    """What a worker asks Ray for: its threads as CPUs (the cluster's shared out by default), and one GPU if any."""
+    threads = cluster.threads_per_worker or max(1, int(total.get("CPU", 0)) // cluster.workers)
+    return {"CPU": float(threads), **({"GPU": 1.0} if cluster.use_gpu else {})}
+
+
+def refuse_too_many(cluster: ClusterConfig, per_worker: Mapping[str, float], total: Mapping[str, float]) -> None:
+    """Refuse at once what the whole cluster could not give."""
+    for kind, amount in per_worker.items():
+        needed, there = amount * cluster.workers, total.get(kind, 0.0)
+        if needed > there:
+            lower = "cluster.workers or cluster.threads_per_worker" if kind == "CPU" else "cluster.workers"
+            raise UserError(
+                f"cluster.workers = {cluster.workers} with {amount:g} {kind} each need {needed:g} {kind}s, the Ray "
+                f"cluster has {there:g}; lower {lower}, or add nodes"
+            )
+
+
+def _wait_until_free(cluster: ClusterConfig, per_worker: Mapping[str, float]) -> None:
+    """Wait for other jobs to give back what this one needs; says so, and gives up after `cluster.wait_seconds`."""
+    started = time.monotonic()
+    said = -_SAY_SECONDS
+    while True:
+        free = ray.available_resources()
+        short = [kind for kind, amount in per_worker.items() if amount * cluster.workers > free.get(kind, 0.0)]
+        if not short:
+            return
+        waited = time.monotonic() - started
+        needs = ", ".join(
+            f"{per_worker[kind] * cluster.workers:g} {kind}s of which {free.get(kind, 0.0):g} are free"
+            for kind in short
+        )
+        if waited >= cluster.wait_seconds:
+            raise UserError(
+                f"the Ray cluster is busy with other jobs: this one needs {needs}, and has waited "
+                f"{waited:.0f} s (cluster.wait_seconds); stop another job, raise it, or lower cluster.workers"
+            )
+        if waited - said >= _SAY_SECONDS:
+            said = waited
+            print(f"waiting for other jobs on the Ray cluster: needs {needs}", file=sys.stderr, flush=True)
+        time.sleep(min(_POLL_SECONDS, max(0.1, cluster.wait_seconds - waited)))
+
+
+def _run_config(run: str, cluster: ClusterConfig, threads: int) -> ray.train.RunConfig:
+    """The same storage path and name for the same run: RUN/ray, which holds Ray's own notes and no checkpoint."""
+    environment = {"OMP_NUM_THREADS": str(threads)}
+    environment |= {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    if all(node["NodeManagerAddress"] == "127.0.0.1" for node in ray.nodes() if node["Alive"]):
+        environment["GLOO_SOCKET_IFNAME"] = "lo"
+    filesystem, path = storage.filesystem(run)
+    return ray.train.RunConfig(
+        storage_path=_from_anywhere(run) if storage.is_local(run) else path,
+        storage_filesystem=None if storage.is_local(run) else PyFileSystem(FSSpecHandler(filesystem)),
+        name="ray",
+        failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures),
+        worker_runtime_env={"env_vars": environment},
+    )
+
+
+@ray.remote
+class _Mailbox:
+    """Where a worker leaves a user's mistake, so that no attempt is made again for it."""
+
+    def __init__(self) -> None:
+        self._message = ""
+
+    def leave(self, message: str) -> None:
+        self._message = self._message or message
+
+    def message(self) -> str:
+        return self._message
+
+
+def _work(task: dict[str, Any]) -> dict[str, Any]:
+    """One worker's attempt: `{"report": ...}` or `{"mistake": ...}`."""
+    known = ray.get(task["mailbox"].message.remote())
+    if known:
+        return {"mistake": known}
+    context = ray.train.get_context()
+    try:
+        with progress_to(ray.train.report):
+            report = run_rank(
+                task["job"],
+                config_from_dict(task["config"]),
+                task["run"],
+                PreparedDataset.open(task["dataset"], verify=False),
+                context.get_world_rank(),
+                context.get_world_size(),
+                "",
+                task["threads"],
+            )
+    except UserError as error:
+        ray.get(task["mailbox"].leave.remote(str(error)))
+        raise  # ends the others, who may wait for this one; the next attempt finds the message
+    return {"report": report}
+
+
+def _worker_error(error: TrainingFailedError, restarts: int) -> WorkerError:
+    tried = f"; {restarts} restarts did not help (cluster.max_failures)" if restarts else ""
+    if not isinstance(error, WorkerGroupError):
+        return WorkerError(f"the workers could not be started: {_first_line(error)}{tried}")
+    # A death goes before the errors of its peers, whose connections broke by it.
+    failures = error.worker_failures
+    rank = min(failures, key=lambda r: (not isinstance(failures[r], RayError), r))
+    return WorkerError(f"worker {rank} died: {_first_line(failures[rank])}{tried}")
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else type(error).__name__
+
+
+def _from_anywhere(path: str) -> str:
+    return str(storage.local_path(path)) if storage.is_local(path) else path
