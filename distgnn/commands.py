@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from typing import Any
 
@@ -34,6 +35,26 @@ class Trainer:
         return run_training(self.config, _launcher(self.config))
 
 
+def _refuse_lost_output(config: Config, *, key: str = "out", default: str = "") -> None:
+    """A job's working directory is a temporary copy: what is written into it is lost with the job.
+
+    Args:
+        config: of the command. key: of the section run. default: where output goes without that option.
+    """
+    if not _in_submitted_job():
+        return
+    out = getattr(config.run, key) or default
+    if out and storage.is_local(out) and not out.startswith(("/", "file:", "local:")):
+        raise UserError(
+            f"run.{key} = {out!r} is relative: under ray job submit the working directory is a temporary copy, and "
+            "what is written there is lost; give an absolute path or a URI that all nodes see"
+        )
+
+
+def _in_submitted_job() -> bool:
+    return "job_submission_id" in os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "")
+
+
 def _launcher(config: Config) -> Launcher:
     """What starts the workers; asks for the cluster before any work is done."""
     if not config.cluster.ray:
@@ -51,6 +72,7 @@ def datasets() -> None:
 
 def prepare(config: Config) -> PreparedDataset:
     """Make a dataset from a log or a name and say where it is."""
+    _refuse_lost_output(config)
     dataset = preparation.prepare(config)
     print(f"prepared dataset: {dataset.path}")
     return dataset
@@ -74,6 +96,7 @@ def _finish(run: str, report: dict[str, Any], records: list[dict[str, Any]]) -> 
 
 def train(config: Config) -> dict[str, Any]:
     """Train a teacher, evaluate it (beside `evaluate.baselines`), write the run directory; returns the report."""
+    _refuse_lost_output(config, default="runs/<dataset>-<time>")
     report = run_training(config, _launcher(config))
     records = report.pop("records")
     _, dataset = open_run(_with_path(config, report["run"]))
@@ -94,7 +117,9 @@ def evaluate(config: Config) -> dict[str, Any]:
 
     The report goes to `run.out`, or beside the run, or, for baselines alone, nowhere without `run.out`.
     """
+    _refuse_lost_output(config)
     if config.run.path:
+        _refuse_lost_output(config, key="path")
         merged, dataset = open_run(config)
         out = config.run.out or storage.join(config.run.path, f"evaluation-{config.evaluate.split}")
         if config.run.out:

@@ -6,6 +6,7 @@ The restart after a worker's death is Ray's (`cluster.max_failures`); what it re
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import sys
 import time
@@ -14,19 +15,19 @@ from typing import Any
 
 import ray
 import ray.train
+import torch.distributed as dist
 from pyarrow.fs import FSSpecHandler, PyFileSystem
-from ray.exceptions import AuthenticationError, RayError
+from ray.exceptions import RayError
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
-from distgnn import storage
+from distgnn import ray_probe, storage
 from distgnn.config import ClusterConfig, Config, config_from_dict
 from distgnn.distributed.process_group import progress_to
 from distgnn.partition.dataset import PreparedDataset
 from distgnn.training.launch import Report, run_rank
 from distgnn.types import UserError, WorkerError
 
-START_HINT = 'start one with cluster/local.sh start and eval "$(cluster/local.sh env)", or set RAY_ADDRESS'
 _POLL_SECONDS = 2.0
 _SAY_SECONDS = 30.0
 _PASSED_ON = ("DISTGNN_CACHE", "NUMBA_CACHE_DIR", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")
@@ -91,21 +92,13 @@ def connect() -> None:
     """
     if ray.is_initialized():
         return
-    address = os.environ.get("RAY_ADDRESS") or "auto"
-    if "://" in address and not address.startswith("ray://"):
-        raise UserError(
-            f"RAY_ADDRESS = {address} is the address for ray job submit; to connect directly set it to host:port of "
-            "the cluster's head"
-        )
+    address = ray_probe.resolve(ray_probe.address_from_environment())
+    if not address.startswith("ray://"):
+        ray_probe.probe(address)
     try:
-        ray.init(address=address, log_to_driver=True)
-    except AuthenticationError as error:
-        raise UserError(
-            f"the Ray cluster at {address} refuses the token ({_first_line(error)}); set RAY_AUTH_MODE=token and "
-            "RAY_AUTH_TOKEN_PATH to the cluster's own (for a local one: cluster/local.sh env prints them)"
-        ) from None
+        ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
     except (ConnectionError, RayError, RuntimeError, ValueError, TimeoutError) as error:
-        raise UserError(f"no Ray cluster at {address} ({_first_line(error)}); {START_HINT}") from None
+        raise UserError(f"the Ray cluster at {address} cannot be joined: {_short(error)}") from None
 
 
 def worker_resources(cluster: ClusterConfig, total: Mapping[str, float]) -> dict[str, float]:
@@ -162,6 +155,7 @@ def _run_config(run: str, cluster: ClusterConfig, threads: int) -> ray.train.Run
         storage_path=_from_anywhere(run) if storage.is_local(run) else path,
         storage_filesystem=None if storage.is_local(run) else PyFileSystem(FSSpecHandler(filesystem)),
         name="ray",
+        logging_config=ray.train.LoggingConfig(log_level="WARNING"),
         failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures),
         worker_runtime_env={"env_vars": environment},
     )
@@ -182,16 +176,19 @@ class _Mailbox:
 
 
 def _work(task: dict[str, Any]) -> dict[str, Any]:
-    """One worker's attempt: `{"report": ...}` or `{"mistake": ...}`."""
-    known = ray.get(task["mailbox"].message.remote())
-    if known:
-        return {"mistake": known}
+    """One worker's attempt: `{"report": ...}` or `{"mistake": ...}`.
+
+    A user's mistake is no failure: no attempt is made again for it. The worker that meets one leaves the message and the
+    group; peers whose collectives break by that find the message.
+    """
+    mailbox = task["mailbox"]
+    config = config_from_dict(task["config"])
     context = ray.train.get_context()
     try:
         with progress_to(ray.train.report):
             report = run_rank(
                 task["job"],
-                config_from_dict(task["config"]),
+                config,
                 task["run"],
                 PreparedDataset.open(task["dataset"], verify=False),
                 context.get_world_rank(),
@@ -200,24 +197,32 @@ def _work(task: dict[str, Any]) -> dict[str, Any]:
                 task["threads"],
             )
     except UserError as error:
-        ray.get(task["mailbox"].leave.remote(str(error)))
-        raise  # ends the others, who may wait for this one; the next attempt finds the message
+        ray.get(mailbox.leave.remote(str(error)))
+        if config.cluster.use_gpu:
+            raise  # a peer in an NCCL collective notices no broken connection: Ray must end it
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        return {"mistake": str(error)}
+    except Exception:
+        message = ray.get(mailbox.message.remote())
+        if message:
+            return {"mistake": message}
+        raise
     return {"report": report}
 
 
 def _worker_error(error: TrainingFailedError, restarts: int) -> WorkerError:
     tried = f"; {restarts} restarts did not help (cluster.max_failures)" if restarts else ""
     if not isinstance(error, WorkerGroupError):
-        return WorkerError(f"the workers could not be started: {_first_line(error)}{tried}")
+        return WorkerError(f"the workers could not be started: {_short(error)}{tried}")
     # A death goes before the errors of its peers, whose connections broke by it.
     failures = error.worker_failures
     rank = min(failures, key=lambda r: (not isinstance(failures[r], RayError), r))
-    return WorkerError(f"worker {rank} died: {_first_line(failures[rank])}{tried}")
+    return WorkerError(f"worker {rank} died: {_short(failures[rank])}{tried}")
 
 
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__
+def _short(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def _from_anywhere(path: str) -> str:
