@@ -12,7 +12,6 @@ import json
 import os
 import secrets
 import shlex
-import signal
 import socket
 import subprocess
 import sys
@@ -25,7 +24,7 @@ from typing import Any
 import psutil
 
 USAGE = "usage: cluster/local.sh start [options of ray start] | stop | status | env"
-START_SECONDS, STOP_SECONDS = 90.0, 20.0
+START_SECONDS, STOP_SECONDS = 90.0, 5.0
 OBJECT_STORE_BYTES = 200_000_000  # distgnn moves nothing of size through it
 DASHBOARD_PORT = 8265
 
@@ -130,12 +129,13 @@ def stop() -> None:
     head = psutil.Process(state["pid"])
     started = [*head.children(recursive=True), head]
     with contextlib.suppress(psutil.NoSuchProcess):
-        head.send_signal(signal.SIGTERM)
+        head.terminate()  # it ends its own; then whatever is left, first by asking
     _, alive = psutil.wait_procs(started, timeout=STOP_SECONDS)
-    for process in alive:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(alive, timeout=5)
+    for end in (psutil.Process.terminate, psutil.Process.kill):
+        for process in alive:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                end(process)
+        _, alive = psutil.wait_procs(alive, timeout=STOP_SECONDS)
     (home() / "state.json").unlink(missing_ok=True)
     print("stopped")
 

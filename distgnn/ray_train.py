@@ -178,10 +178,13 @@ class _Mailbox:
 def _work(task: dict[str, Any]) -> dict[str, Any]:
     """One worker's attempt: `{"report": ...}` or `{"mistake": ...}`.
 
-    A user's mistake is no failure: no attempt is made again for it. The worker that meets one leaves the message and the
-    group; peers whose collectives break by that find the message.
+    A user's mistake is no failure, and no attempt is made again for it. The worker that meets one leaves the message
+    and the group; peers whose collectives break by that find the message.
     """
     mailbox = task["mailbox"]
+    known = ray.get(mailbox.message.remote())
+    if known:
+        return {"mistake": known}
     config = config_from_dict(task["config"])
     context = ray.train.get_context()
     try:
