@@ -272,6 +272,7 @@ class ClusterConfig:
     workers: int = 1  # processes
     threads_per_worker: int = 0  # 0: the machine's cores shared out
     use_gpu: bool = False  # NCCL and CUDA devices instead of gloo and the CPU; not tested on real GPUs yet
+    tables: str = "auto"  # embedding rows and moments: device (GPU), host, or auto: on the GPUs where they fit
     ray: bool = False  # workers of a Ray cluster (RAY_ADDRESS) instead of processes; jobs/*.py turn it on
     timeout_seconds: float = 600.0  # a collective that waits longer ends the run
     max_failures: int = 3  # Ray: restarts from the last checkpoint after a worker's death
@@ -280,6 +281,9 @@ class ClusterConfig:
     def __post_init__(self) -> None:
         _at_least("cluster", "workers", self.workers, 1)
         _at_least("cluster", "threads_per_worker", self.threads_per_worker, 0)
+        _one_of("cluster", "tables", self.tables, ("auto", "device", "host"))
+        if self.tables == "device" and not self.use_gpu:
+            raise UserError("config: cluster.tables = 'device' goes with cluster.use_gpu = true; leave it out")
         _at_least("cluster", "max_failures", self.max_failures, 0)
         _at_least("cluster", "wait_seconds", self.wait_seconds, 0.0)
         if not self.timeout_seconds > 0:

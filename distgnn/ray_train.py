@@ -18,7 +18,7 @@ import ray.train
 import torch.distributed as dist
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray.exceptions import RayError
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
 from distgnn import ray_probe, storage
@@ -149,7 +149,7 @@ def _run_config(run: str, cluster: ClusterConfig, threads: int) -> ray.train.Run
     environment = {"OMP_NUM_THREADS": str(threads)}
     environment |= {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     if all(node["NodeManagerAddress"] == "127.0.0.1" for node in ray.nodes() if node["Alive"]):
-        environment["GLOO_SOCKET_IFNAME"] = "lo"
+        environment |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
     filesystem, path = storage.filesystem(run)
     return ray.train.RunConfig(
         storage_path=_from_anywhere(run) if storage.is_local(run) else path,
@@ -198,6 +198,7 @@ def _work(task: dict[str, Any]) -> dict[str, Any]:
                 context.get_world_size(),
                 "",
                 task["threads"],
+                get_device() if config.cluster.use_gpu else None,
             )
     except UserError as error:
         ray.get(mailbox.leave.remote(str(error)))

@@ -54,12 +54,17 @@ def small_config(*overrides: str) -> Config:
 
 
 def small_trainer(
-    config: Config, run: Path, graph: Topology, group: WorkerGroup, bounds: np.ndarray | None = None
+    config: Config,
+    run: Path,
+    graph: Topology,
+    group: WorkerGroup,
+    bounds: np.ndarray | None = None,
+    tables: torch.device | None = None,
 ) -> PhaseTrainer:
-    """A fit on the graph; `bounds` are the workers' node ranges."""
+    """A fit on the graph; `bounds` are the workers' node ranges, `tables` the memory of rows and moments."""
     recorder = Recorder(str(run), tensorboard=False, active=False)
     bounds = np.array([0, graph.n_nodes]) if bounds is None else bounds
-    return PhaseTrainer(config, str(run), graph, bounds, "fit", group, recorder, FACTS)
+    return PhaseTrainer(config, str(run), graph, bounds, "fit", group, recorder, FACTS, tables)
 
 
 def batch_of(trainer: PhaseTrainer, step: int) -> MiniBatch:

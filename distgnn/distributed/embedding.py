@@ -1,4 +1,8 @@
-"""Embedding rows and optimizer state, sharded by owner."""
+"""Embedding rows and optimizer state, sharded by owner, in host memory or in that of the worker's device.
+
+Host tables are read and moved by the Numba kernels, also where the model is on a GPU: rows then cross over page-locked
+memory in both directions. Tables on a GPU are read and moved by torch operations, which no GPU has run yet.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,8 @@ import numpy as np
 import torch
 
 from distgnn.config import OptimConfig
-from distgnn.distributed.exchange import FetchPlan, return_rows, send_rows
+from distgnn.distributed.device_memory import host_buffer, move, on_host
+from distgnn.distributed.exchange import FetchPlan, plan_fetch, return_rows, send_rows
 from distgnn.distributed.process_group import WorkerGroup
 from distgnn.kernels.rng import STREAM_INIT, hash2, keyed_normal
 from distgnn.kernels.sparse_optimizer import gather_rows, merge_rows, sparse_adam, sparse_sgd
@@ -21,6 +26,8 @@ class ShardedEmbedding:
         node_type, stable_id: of the owned nodes, uint8 and int64 `[n]`: the start is a hash of them.
         dim: d. std: of the normal start. seed: of the run. dtype: of rows and moments.
         optim: lazy Adam or plain SGD. group: of the workers.
+        device: the tables' memory, the worker's device or the CPU (the same choice at every worker); None: the
+            worker's device.
     """
 
     def __init__(
@@ -33,44 +40,60 @@ class ShardedEmbedding:
         dtype: torch.dtype,
         optim: OptimConfig,
         group: WorkerGroup,
+        device: torch.device | None = None,
     ) -> None:
         self.optim = optim
         self.group = group
         n = len(stable_id)
-        self.weight = torch.empty((n, dim), dtype=dtype)
+        self.weight = torch.empty((n, dim), dtype=dtype, device=group.device if device is None else device)
         key = np.uint64(hash2(np.uint64(seed), STREAM_INIT))
         for start in range(0, n, _INIT_CHUNK):
             stop = min(start + _INIT_CHUNK, n)
             normal = np.empty((stop - start, dim), np.float64)
             keyed_normal(key, node_type[start:stop], stable_id[start:stop], normal)
-            self.weight[start:stop] = torch.from_numpy(normal * std)
-        self.weight = self.weight.to(group.device)
+            self.weight[start:stop] = torch.from_numpy(normal * std).to(dtype)
         self.moments = [torch.zeros_like(self.weight) for _ in range(2 if optim.name == "adam" else 0)]
         self._slot = np.full(n, -1, np.int32)
 
+    @property
+    def device(self) -> torch.device:
+        """Where rows and moments are."""
+        return self.weight.device
+
+    def plan(self, nodes: np.ndarray, bounds: np.ndarray) -> FetchPlan:
+        """Plan to fetch the rows of distinct node ids int64 `[n]`; a collective."""
+        return plan_fetch(nodes, bounds, self.group, self.device)
+
     def fetch(self, plan: FetchPlan) -> torch.Tensor:
-        """The wanted rows `[n, d]`, as a leaf that takes a gradient."""
-        if self.weight.is_cuda:
-            owned = self.weight.index_select(0, plan.rows)
-        else:
-            owned = torch.empty((len(plan.rows), self.weight.shape[1]), dtype=self.weight.dtype)
+        """The wanted rows `[n, d]` on the worker's device, as a leaf that takes a gradient; a collective."""
+        if on_host(self.weight):
+            shape = (len(plan.rows), self.weight.shape[1])
+            owned = host_buffer(shape, self.weight.dtype, self.group.device)
             gather_rows(self.weight.numpy(), plan.rows.numpy(), owned.numpy())
-        return send_rows(plan, owned, self.group).requires_grad_()
+        else:
+            owned = self.weight.index_select(0, plan.rows)
+        return move(send_rows(plan, owned, self.group), self.group.device).requires_grad_()
+
+    def release(self) -> None:
+        """Drop rows and moments: the memory is wanted for something else."""
+        self.weight = self.weight.new_empty((0, self.weight.shape[1]))
+        self.moments.clear()
 
     def apply_gradient(self, plan: FetchPlan, grad: torch.Tensor, step: int) -> None:
         """Send the rows' gradients home, sum repeated rows in rank order, and let every touched row move.
 
         Args:
-            grad: `[n, d]` in the order of the fetch. step: optimizer step from 1.
+            grad: `[n, d]` on the worker's device, in the order of the fetch. step: optimizer step from 1.
         """
-        arrived = return_rows(plan, grad, self.group)
-        if self.weight.is_cuda:
-            rows, inverse = torch.unique(plan.rows, return_inverse=True)
-            merged = arrived.new_zeros((len(rows), arrived.shape[1])).index_add_(0, inverse, arrived)
-            self._move_on_device(rows, merged, step)
-            return
-        rows_np, grad_np = plan.rows.numpy(), arrived.contiguous().numpy()
-        if self.group.size > 1:
+        arrived = return_rows(plan, move(grad, self.device), self.group)
+        repeated = self.group.size > 1
+        if on_host(self.weight):
+            self._update_on_host(plan.rows.numpy(), arrived.contiguous().numpy(), step, repeated)
+        else:
+            self._update_on_device(plan.rows, arrived, step, repeated)
+
+    def _update_on_host(self, rows_np: np.ndarray, grad_np: np.ndarray, step: int, repeated: bool) -> None:
+        if repeated:
             distinct, merged_np = np.empty_like(rows_np), np.empty_like(grad_np)
             n = merge_rows(rows_np, grad_np, self._slot, distinct, merged_np)
             rows_np, grad_np = distinct[:n], merged_np[:n]
@@ -92,8 +115,12 @@ class ShardedEmbedding:
             o.weight_decay,
         )
 
-    def _move_on_device(self, rows: torch.Tensor, grad: torch.Tensor, step: int) -> None:
-        """The same update in torch operations (distinct rows), for tables in device memory."""
+    def _update_on_device(self, rows: torch.Tensor, grad: torch.Tensor, step: int, repeated: bool) -> None:
+        """The same update in torch operations, for tables in device memory."""
+        if repeated:
+            # A GPU adds in no fixed order: a row that three workers or more have touched may differ in the last bit.
+            rows, inverse = torch.unique(rows, return_inverse=True)
+            grad = grad.new_zeros((len(rows), grad.shape[1])).index_add_(0, inverse, grad)
         o = self.optim
         weight = self.weight[rows]
         grad = grad + o.weight_decay * weight

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from distgnn.distributed.device_memory import host_buffer, move, on_host
 from distgnn.distributed.process_group import WorkerGroup
 from distgnn.kernels.routing import route_by_owner
 
@@ -20,6 +21,8 @@ class FetchPlan:
         order: int64 `[n]`, positions of the wanted nodes, grouped by owner in rank order.
         wanted: rows asked of each owner. asked: rows that each worker asks of this one.
         rows: int64 `[sum(asked)]`, node ids asked of this worker less its first node, in rank order.
+
+    `order` and `rows` are in the memory that the rows themselves are in.
     """
 
     order: torch.Tensor
@@ -28,11 +31,20 @@ class FetchPlan:
     rows: torch.Tensor
 
 
-def plan_fetch(nodes: np.ndarray, bounds: np.ndarray, group: WorkerGroup) -> FetchPlan:
-    """Tell every owner which of its rows this worker wants (distinct node ids int64 `[n]`); a collective."""
+def plan_fetch(
+    nodes: np.ndarray, bounds: np.ndarray, group: WorkerGroup, device: torch.device | None = None
+) -> FetchPlan:
+    """Tell every owner which of its rows this worker wants; a collective.
+
+    Args:
+        nodes: distinct node ids int64 `[n]`. bounds: int64 `[W + 1]` node ranges.
+        device: of the rows (the same at every worker); None: the worker's device.
+    """
+    device = group.device if device is None else device
     if group.size == 1:
         n = len(nodes)
-        return FetchPlan(torch.arange(n), [n], [n], torch.from_numpy(nodes - bounds[0]))
+        rows = move(torch.from_numpy(nodes - bounds[0]), device)
+        return FetchPlan(torch.arange(n, device=device), [n], [n], rows)
     counts = np.zeros(group.size, np.int64)
     order = np.empty(len(nodes), np.int64)
     route_by_owner(nodes, bounds, counts, order)
@@ -48,9 +60,7 @@ def plan_fetch(nodes: np.ndarray, bounds: np.ndarray, group: WorkerGroup) -> Fet
         group=group.cpu,
     )
     received -= int(bounds[group.rank])
-    return FetchPlan(
-        torch.from_numpy(order).to(group.device), wanted.tolist(), asked.tolist(), received.to(group.device)
-    )
+    return FetchPlan(move(torch.from_numpy(order), device), wanted.tolist(), asked.tolist(), move(received, device))
 
 
 def send_rows(plan: FetchPlan, owned_rows: torch.Tensor, group: WorkerGroup) -> torch.Tensor:
@@ -63,9 +73,12 @@ def send_rows(plan: FetchPlan, owned_rows: torch.Tensor, group: WorkerGroup) -> 
         owned_rows.contiguous(),
         output_split_sizes=plan.wanted,
         input_split_sizes=plan.asked,
-        group=group.default,
+        group=group.communicator(owned_rows.device),
     )
-    result = torch.empty_like(arrived)
+    if on_host(arrived):
+        result = host_buffer(tuple(arrived.shape), arrived.dtype, group.device)
+    else:
+        result = torch.empty_like(arrived)
     result[plan.order] = arrived
     return result
 
@@ -80,7 +93,7 @@ def return_rows(plan: FetchPlan, wanted_rows: torch.Tensor, group: WorkerGroup) 
         wanted_rows[plan.order].contiguous(),
         output_split_sizes=plan.asked,
         input_split_sizes=plan.wanted,
-        group=group.default,
+        group=group.communicator(wanted_rows.device),
     )
     return arrived
 

@@ -36,7 +36,7 @@ class WorkerGroup:
     Attributes:
         rank, size: this worker and W.
         device: where tensors of the model live.
-        default: the trainer's group (NCCL with GPUs, gloo without).
+        default: the trainer's group (NCCL with GPUs, gloo without), for tensors on `device`.
         cpu: gloo group for host tensors.
         gather: group of its own for gathered outputs, so that their backward never interleaves with DDP's buckets.
     """
@@ -50,33 +50,56 @@ class WorkerGroup:
 
     @classmethod
     def join(
-        cls, rank: int, size: int, *, use_gpu: bool = False, timeout_seconds: float = 600.0, init_method: str = ""
+        cls,
+        rank: int,
+        size: int,
+        *,
+        use_gpu: bool = False,
+        timeout_seconds: float = 600.0,
+        init_method: str = "",
+        device: torch.device | None = None,
     ) -> WorkerGroup:
         """Initialise torch.distributed for this process (reads MASTER_ADDR and MASTER_PORT without `init_method`).
 
+        A group that is already initialised is joined as it is.
+
+        Args:
+            device: this worker's GPU, with its index, where another launcher has chosen it; None: that of LOCAL_RANK.
+
         Raises:
-            UserError: GPUs asked for and not there.
+            UserError: GPUs asked for and not there, or fewer than workers.
         """
-        if use_gpu and not torch.cuda.is_available():
-            raise UserError("cluster.use_gpu = true, but torch sees no CUDA device; set cluster.use_gpu = false")
         timeout = timedelta(seconds=timeout_seconds)
-        device = torch.device("cpu")
+        device = (device or _own_gpu(rank)) if use_gpu else torch.device("cpu")
         if use_gpu:
-            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", rank)) % torch.cuda.device_count())
             torch.cuda.set_device(device)
         if not dist.is_initialized():
             backend = "nccl" if use_gpu else "gloo"
+            # NCCL then connects here, and not within the first collective.
+            bound = device if use_gpu else None
             if size == 1:
-                os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # nobody to listen for
-                dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
+                for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+                    os.environ.setdefault(name, "lo")  # nobody to listen for
+                dist.init_process_group(
+                    backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout, device_id=bound
+                )
             else:
                 dist.init_process_group(
-                    backend, init_method=init_method or "env://", rank=rank, world_size=size, timeout=timeout
+                    backend,
+                    init_method=init_method or "env://",
+                    rank=rank,
+                    world_size=size,
+                    timeout=timeout,
+                    device_id=bound,
                 )
         default = dist.group.WORLD
         cpu = dist.new_group(backend="gloo", timeout=timeout) if use_gpu else default
         gather = dist.new_group(timeout=timeout)
         return cls(rank, size, device, default, cpu, gather)
+
+    def communicator(self, device: torch.device) -> Any:
+        """The group that moves tensors of a memory: NCCL takes no host tensors, gloo none of a GPU."""
+        return self.cpu if device.type == "cpu" else self.default
 
     def leave(self) -> None:
         """Destroy the communicators."""
@@ -133,3 +156,16 @@ class WorkerGroup:
         if parts is None:
             return None
         return [part[: int(n)].numpy() for part, n in zip(parts, lengths, strict=True)]
+
+
+def _own_gpu(rank: int) -> torch.device:
+    """The GPU of LOCAL_RANK (without it: of the rank) among those that this process sees."""
+    if not torch.cuda.is_available():
+        raise UserError("cluster.use_gpu = true, but torch sees no CUDA device; set cluster.use_gpu = false")
+    index, n = int(os.environ.get("LOCAL_RANK", rank)), torch.cuda.device_count()
+    if index >= n:
+        raise UserError(
+            f"cluster.use_gpu = true: worker {rank} needs a GPU of its own, number {index} on its machine, and torch "
+            f"sees {n}; lower cluster.workers"
+        )
+    return torch.device("cuda", index)

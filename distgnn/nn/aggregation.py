@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from distgnn.distributed.device_memory import on_host
 from distgnn.kernels import aggregation as kernels
-from distgnn.nn.batch import BlockTensors
+from distgnn.nn.batch import BlockTensors, destinations
 
 
 class _NeighborSum(torch.autograd.Function):
@@ -15,8 +16,8 @@ class _NeighborSum(torch.autograd.Function):
         ctx.n_src = x.shape[0]
         x = x.detach().contiguous()
         out = x.new_empty((len(indptr) - 1, x.shape[1]))
-        if x.is_cuda:
-            destination = torch.repeat_interleave(indptr.diff())
+        if not on_host(x):
+            destination = destinations(indptr, indices)
             picked = x.index_select(0, indices) * source_scale[indices.long(), None]
             out.zero_().index_add_(0, destination, picked)
             return out * destination_scale[:, None]
@@ -29,8 +30,8 @@ class _NeighborSum(torch.autograd.Function):
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
         source_scale, destination_scale, indptr, indices = ctx.saved_tensors
         grad_x = grad.new_zeros((ctx.n_src, grad.shape[1]))
-        if grad.is_cuda:
-            destination = torch.repeat_interleave(indptr.diff())
+        if not on_host(grad):
+            destination = destinations(indptr, indices)
             scaled = (grad * destination_scale[:, None]).index_select(0, destination)
             grad_x.index_add_(0, indices.long(), scaled * source_scale[indices.long(), None])
         else:

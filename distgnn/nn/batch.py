@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from distgnn.distributed.device_memory import move
 from distgnn.kernels.rng import STREAM_DROPOUT, combine, hash2, keys_of_nodes
 from distgnn.types import Block
 
@@ -33,8 +35,16 @@ class BlockTensors:
 
     def edge_index(self) -> torch.Tensor:
         """int64 `[2, e]` of (local source, local destination), PyG's convention."""
-        destination = torch.repeat_interleave(self.indptr.diff())
-        return torch.stack([self.indices.long(), destination])
+        return torch.stack([self.indices.long(), destinations(self.indptr, self.indices)])
+
+    def tensors(self) -> Iterator[torch.Tensor]:
+        """All of them."""
+        yield from (self.indptr, self.indices, self.degree, self.drawn, self.node_key)
+
+
+def destinations(indptr: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+    """Local destination of every edge, int64 `[e]`; its length is given, or a GPU would be waited for to know it."""
+    return torch.repeat_interleave(indptr.diff(), output_size=len(indices))
 
 
 def node_keys(node_type: np.ndarray, stable_id: np.ndarray) -> np.ndarray:
@@ -52,23 +62,18 @@ def dropout_key(seed: int, step: int) -> int:
 def block_tensors(
     blocks: list[Block], keys: np.ndarray, device: torch.device, dtype: torch.dtype
 ) -> list[BlockTensors]:
-    """Copy to the device (pinned and asynchronous with CUDA; views of the arrays on the CPU)."""
-
-    def move(array: np.ndarray) -> torch.Tensor:
-        tensor = torch.from_numpy(array)
-        return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
-
-    node_key = move(keys)
+    """Copy to the device (asynchronous, on the current stream; on the CPU they are views of the arrays)."""
+    node_key = move(torch.from_numpy(keys), device)
     result = []
     for block in blocks:
-        indptr = move(block.indptr)
+        indptr = move(torch.from_numpy(block.indptr), device)
         result.append(
             BlockTensors(
                 n_dst=block.n_dst,
                 n_src=block.n_src,
                 indptr=indptr,
-                indices=move(block.indices),
-                degree=move(block.degree).to(dtype),
+                indices=move(torch.from_numpy(block.indices), device),
+                degree=move(torch.from_numpy(block.degree), device).to(dtype),
                 drawn=indptr.diff().to(dtype),
                 node_key=node_key[: block.n_src],
             )

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from distgnn.distributed.device_memory import on_host
 from distgnn.kernels.rng import combine, keyed_keep
 
 _GOLDEN, _MIX_1, _MIX_2 = -7046029254386353131, -4658895280553007687, -7723592293110705685
@@ -48,7 +49,7 @@ class KeyedDropout(nn.Module):
         if not self.training or self.p == 0.0:
             return x
         key = int(combine(np.uint64(step_key), np.uint64(self.site)))
-        if x.is_cuda:
+        if not on_host(x):
             return x * keep_on_device(key, node_key, x.shape[1], self.p, x.dtype)
         keep = torch.empty(x.shape, dtype=x.dtype)
         keyed_keep(np.uint64(key), node_key.numpy().view(np.uint64), self.p, keep.numpy())

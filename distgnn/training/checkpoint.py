@@ -20,6 +20,7 @@ from safetensors.torch import save as save_tensors
 from torch import nn
 
 from distgnn import storage
+from distgnn.distributed.device_memory import move
 from distgnn.distributed.embedding import ShardedEmbedding
 from distgnn.distributed.process_group import WorkerGroup
 from distgnn.graph import Topology
@@ -74,7 +75,7 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer | None) -> Iterator[tupl
     for index, state in optimizer.state_dict()["state"].items():
         for key, value in state.items():
             if value is not None:
-                yield f"optimizer.{index}.{key}", torch.as_tensor(value).contiguous()
+                yield f"optimizer.{index}.{key}", torch.as_tensor(value).cpu().contiguous()
 
 
 def save_checkpoint(
@@ -162,19 +163,19 @@ def load_checkpoint(
             raise UserError(
                 f"{info.uri}: rows of width {shard['weight'].shape[1]}, but model.dim = {embedding.weight.shape[1]}"
             )
-        position = shard["node_type"].numpy().astype(np.int64) * n_users + shard["stable_id"].numpy()
-        node = np.asarray(topology.node_id, np.int64)[position]
+        stable = shard["node_type"].numpy().astype(np.int64) * n_users + shard["stable_id"].numpy()
+        node = np.asarray(topology.node_id, np.int64)[stable]
         mine = np.flatnonzero((node >= own.low) & (node < own.high))
-        target = torch.from_numpy(node[mine] - own.low)
-        source = torch.from_numpy(mine)
-        embedding.weight[target] = shard["weight"][source].to(embedding.weight)
+        position = node[mine] - own.low
+        target, source = move(torch.from_numpy(position), embedding.device), torch.from_numpy(mine)
+        embedding.weight[target] = move(shard["weight"][source].to(embedding.weight.dtype), embedding.device)
         for i, moment in enumerate(embedding.moments):
             if f"moment{i}" not in shard:
                 raise UserError(
                     f"{info.uri}: holds no Adam moments; resume with the optim.name that it was trained with"
                 )
-            moment[target] = shard[f"moment{i}"][source].to(moment)
-        missing[target.numpy()] = False
+            moment[target] = move(shard[f"moment{i}"][source].to(moment.dtype), embedding.device)
+        missing[position] = False
     if missing.any():
         raise UserError(f"{info.uri}: {int(missing.sum())} nodes have no row in any shard; remove this checkpoint")
     _load_dense(_read(info, "dense.safetensors"), info, model, optimizer)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from distgnn.distributed.device_memory import move
 from distgnn.distributed.embedding import ShardedEmbedding
 from distgnn.distributed.exchange import plan_fetch, send_rows
 from distgnn.distributed.process_group import WorkerGroup
@@ -44,7 +45,7 @@ def infer(
     """Output vectors `[n_own, out_dim]` of a worker's nodes from full neighbourhoods, layer by layer; a collective.
 
     Memory beyond the layers' states is bounded: destinations go in chunks of about memory_bytes of gathered rows (one
-    destination at the least).
+    destination at the least). States and vectors are in the embedding's memory; layers run on the worker's device.
     """
     model.eval()
     width = embedding.weight.shape[1] * embedding.weight.element_size()
@@ -57,22 +58,30 @@ def infer(
         for i in range(rounds):
             start, stop = chunks[i] if i < len(chunks) else (0, 0)
             block, sources = neighborhood.block(own.nodes[start:stop])
-            plan = plan_fetch(sources, bounds, group)
-            rows = send_rows(plan, states[-1].index_select(0, plan.rows), group)
+            plan = plan_fetch(sources, bounds, group, embedding.device)
+            rows = move(send_rows(plan, states[-1].index_select(0, plan.rows), group), group.device)
             keys = np.zeros(len(sources), np.int64)  # dropout is off
             tensors = block_tensors([block], keys, group.device, embedding.weight.dtype)[0]
-            parts.append(model.encoder.layer(index, tensors, rows, 0))
+            parts.append(move(model.encoder.layer(index, tensors, rows, 0), embedding.device))
         states.append(torch.cat(parts))
-    return _towers(model, model.encoder.readout(states), own)
+    return _vectors(model, states, own, group.device, max(1, memory_bytes // (4 * width)))
 
 
-def _towers(model: GraphRecommender, rows: torch.Tensor, own: OwnNodes) -> torch.Tensor:
-    users = torch.from_numpy(np.flatnonzero(own.node_type == USER)).to(rows.device)
-    items = torch.from_numpy(np.flatnonzero(own.node_type != USER)).to(rows.device)
-    keys = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
-    user, item = model.towers(torch.cat([rows[users], rows[items]]), len(users), keys, 0)
-    out = rows.new_empty((len(rows), model.out_dim))
-    out[users], out[items] = user, item
+def _vectors(
+    model: GraphRecommender, states: list[torch.Tensor], own: OwnNodes, device: torch.device, most_rows: int
+) -> torch.Tensor:
+    """Readout and towers on the device, at most so many nodes at once; the vectors go where the states are."""
+    out = states[0].new_empty((len(own.nodes), model.out_dim))
+    for start in range(0, len(own.nodes), most_rows):
+        part = slice(start, min(start + most_rows, len(own.nodes)))
+        rows = model.encoder.readout([move(state[part], device) for state in states])
+        is_user = own.node_type[part] == USER
+        users_first = move(torch.from_numpy(np.argsort(~is_user, kind="stable")), device)
+        keys = torch.zeros(len(rows), dtype=torch.int64, device=device)  # dropout is off
+        user, item = model.towers(rows[users_first], int(is_user.sum()), keys, 0)
+        vectors = rows.new_empty((len(rows), model.out_dim))
+        vectors[users_first] = torch.cat([user, item])
+        out[part] = move(vectors, out.device)
     return out
 
 
@@ -95,15 +104,18 @@ def infer_sampled(
         batch = sampler.sample(nodes, SAMPLED_INFERENCE_STEP)
         keys = node_keys(batch.node_type, batch.stable_id)
         tensors = block_tensors(batch.blocks, keys, group.device, embedding.weight.dtype)
-        rows = embedding.fetch(plan_fetch(batch.nodes, bounds, group)).detach()
+        rows = embedding.fetch(embedding.plan(batch.nodes, bounds)).detach()
         user, item = model(tensors, rows, batch.n_seed_users, 0)
         assert batch.seed_index is not None
-        out[i * chunk : i * chunk + len(nodes)] = torch.cat([user, item])[torch.from_numpy(batch.seed_index)]
+        vectors = torch.cat([user, item])[move(torch.from_numpy(batch.seed_index), group.device)]
+        out[i * chunk : i * chunk + len(nodes)] = move(vectors, out.device)
     return out
 
 
 class ModelScorer:
     """Inner products of this worker's users with every item, items broadcast in blocks by their owners.
+
+    Vectors stay in the memory that they come in; products are made on the worker's device.
 
     Args:
         vectors: `[n_own, d]` of `own`. users: stable users of the task, in order. block_items: items in a broadcast.
@@ -123,18 +135,19 @@ class ModelScorer:
                 "the model's vectors are not finite: training diverged; lower optim.lr or raise loss.temperature"
             )
         nodes = np.asarray(topology.node_id[: topology.n_users], np.int64)[users] - own.low
-        self.user_vectors = vectors[torch.from_numpy(nodes).to(vectors.device)]
+        self.user_vectors = vectors[move(torch.from_numpy(nodes), vectors.device)]
         items = np.flatnonzero(own.node_type != USER)
         self.item_stable = own.stable_id[items]
-        self.item_vectors = vectors[torch.from_numpy(items).to(vectors.device)]
+        self.item_vectors = vectors[move(torch.from_numpy(items), vectors.device)]
         self.group = group
         self.block_items = block_items
 
     def item_blocks(self) -> Iterator[tuple[np.ndarray, Any]]:
         """(stable items, their vectors) of every worker in rank order; a collective."""
-        if self.group.size == 1:
+        if self.group.size == 1 and self.item_vectors.device == self.group.device:
             yield self.item_stable, self.item_vectors.T.contiguous()
             return
+        communicator = self.group.communicator(self.item_vectors.device)
         for owner in range(self.group.size):
             size = torch.tensor([len(self.item_stable)])
             dist.broadcast(size, src=owner, group=self.group.cpu)
@@ -147,9 +160,9 @@ class ModelScorer:
                     stable = torch.empty(n, dtype=torch.int64)
                     vectors = self.item_vectors.new_empty((n, self.item_vectors.shape[1]))
                 dist.broadcast(stable, src=owner, group=self.group.cpu)
-                dist.broadcast(vectors, src=owner, group=self.group.default)
-                yield stable.numpy(), vectors.T.contiguous()
+                dist.broadcast(vectors, src=owner, group=communicator)
+                yield stable.numpy(), move(vectors, self.group.device).T.contiguous()
 
     def score(self, start: int, stop: int, payload: Any) -> np.ndarray:
         """Scores `[stop - start, m]`."""
-        return (self.user_vectors[start:stop] @ payload).cpu().numpy()
+        return (move(self.user_vectors[start:stop], self.group.device) @ payload).cpu().numpy()

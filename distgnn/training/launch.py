@@ -178,7 +178,8 @@ def on_local_workers(job: str, config: Config, run: str, dataset: PreparedDatase
 
 def _supervise(folder: str, workers: int, threads: int) -> None:
     """Run one process a worker; the first that fails ends all, and its error is raised with its rank."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "GLOO_SOCKET_IFNAME": "lo"}
+    loopback = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), **loopback}
     command = [sys.executable, "-m", "distgnn.training.worker", f"{folder}/task.json"]
     processes = [
         subprocess.Popen([*command, str(rank)], env={**environment, "LOCAL_RANK": str(rank)}, stdin=subprocess.DEVNULL)
@@ -227,10 +228,12 @@ def run_rank(
     workers: int,
     init_method: str,
     threads: int,
+    device: torch.device | None = None,
 ) -> Report:
     """What one worker does: join the group, do its part of the job, leave.
 
     After an error a worker among others stays in the group: its leaving would fail them too, with errors of their own.
+    `device` is the worker's GPU where the launcher has chosen it.
     """
     torch.set_num_threads(threads)
     group = WorkerGroup.join(
@@ -239,6 +242,7 @@ def run_rank(
         use_gpu=config.cluster.use_gpu,
         timeout_seconds=config.cluster.timeout_seconds,
         init_method=init_method,
+        device=device,
     )
     try:
         report = job_function(job)(config, run, dataset, group)

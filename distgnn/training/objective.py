@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from distgnn.config import LossConfig
+from distgnn.distributed.device_memory import move
 from distgnn.distributed.exchange import all_gather_rows
 from distgnn.distributed.process_group import WorkerGroup
 from distgnn.graph import Topology
@@ -78,7 +79,7 @@ def _in_batch_logits(
     if config.logq:
         # An edge drawn uniformly brings its item with probability degree / E (Yi et al. 2019, section 3).
         frequency = topology.degree(batch.column_item) / topology.n_edges
-        logits = logits - torch.from_numpy(np.log(frequency)).to(logits)
+        logits = logits - move(torch.from_numpy(np.log(frequency)), user.device).to(logits.dtype)
     masked = _index(batch.masked, user.device)
     mask = torch.zeros(logits.shape, dtype=torch.bool, device=user.device)
     mask[masked[0], masked[1]] = True
@@ -86,4 +87,4 @@ def _in_batch_logits(
 
 
 def _index(array: np.ndarray, device: torch.device) -> torch.Tensor:
-    return torch.from_numpy(array).to(device)
+    return move(torch.from_numpy(array), device)

@@ -10,10 +10,12 @@ import torch
 
 from distgnn import storage
 from distgnn.config import Config
+from distgnn.distributed.device_memory import free_bytes, peak_bytes
 from distgnn.distributed.process_group import WorkerGroup
 from distgnn.partition.dataset import PreparedDataset
 from distgnn.training.checkpoint import CheckpointInfo, list_checkpoints
 from distgnn.training.export import write_embeddings
+from distgnn.training.memory import place_tables
 from distgnn.training.recorder import Recorder, read_records
 from distgnn.training.trainer import STAGES, PhaseTrainer
 from distgnn.types import UserError
@@ -41,7 +43,7 @@ def run_worker(config: Config, run: str, dataset: PreparedDataset, group: Worker
             trainer.restore_best()
     if phase in ("full", "both"):
         if trainer is not None:
-            trainer.embedding.moments.clear()  # the fit's memory is done with before the full one starts
+            trainer.embedding.release()  # the fit's memory is done with before the full one starts
         final = _make(config, run, dataset, "full", group, recorder, last)
         if last is not None:
             epochs = final.schedule.final_epochs
@@ -71,9 +73,10 @@ def _make(
     """A phase's trainer, gone on from a checkpoint where one is given; says what it takes once nothing is amiss."""
     topology = dataset.topology(phase, config.partition.method, config.parts)
     bounds = dataset.book(config.partition.method, config.parts).worker_bounds(group.size)
-    statement = _state_memory(config, topology.n_nodes, int(np.diff(bounds)[group.rank]), phase, group)
+    n_own = int(np.diff(bounds)[group.rank])
+    placement = place_tables(config, topology.n_nodes, n_own, phase, group, free_bytes(group.device))
     facts = {"dataset": dataset.name, "dataset_hash": dataset.data_hash}
-    trainer = PhaseTrainer(config, run, topology, bounds, phase, group, recorder, facts)
+    trainer = PhaseTrainer(config, run, topology, bounds, phase, group, recorder, facts, placement.device)
     if last is not None:
         trainer.resume(last)
     if config.sampler.exclude_targets and topology.n_edges <= 2 * config.train.batch_size:
@@ -81,33 +84,8 @@ def _make(
             f"{phase}: a step of {config.train.batch_size:,} edges holds half of the {topology.n_edges:,} or more, and "
             "its edges are not sampled from: lower train.batch_size"
         )
-    recorder.say(statement)
+    recorder.say(placement.statement)
     return trainer
-
-
-def _state_memory(config: Config, n_nodes: int, n_own: int, phase: str, group: WorkerGroup) -> str:
-    """What the phase needs, in words; what cannot fit is refused before it starts."""
-    item = 8 if config.run.dtype == "float64" else 4
-    width = config.model.dim * item
-    table = n_own * width * (3 if config.optim.name == "adam" else 1)
-    scratch = n_nodes * 16 * (config.sampler.threads + 1)
-    frontier, edges = 4 * config.train.batch_size, 0
-    for fanout in config.sampler.fanout:
-        edges += frontier * fanout
-        frontier = min(frontier * (fanout + 1), n_nodes)
-    batch = frontier * (3 * width + 40) + edges * 4 * (config.sampler.prefetch + 1)
-    inference = n_own * width * (len(config.sampler.fanout) + 1) + int(2 * config.evaluate.memory_gib * 2**30)
-    need = table + scratch + max(batch, inference)
-    total, available = group.sum_floats([float(need)])[0], storage.available_memory()
-    if total > available:
-        raise UserError(
-            f"{phase}: needs up to {storage.gib(int(total))} over the workers, {storage.gib(available)} is free; lower "
-            "model.dim, train.batch_size, sampler.fanout or evaluate.memory_gib"
-        )
-    return (
-        f"{phase}: at most {storage.gib(need)} a worker: rows and moments {storage.gib(table)}, sampler "
-        f"{storage.gib(scratch)}, the larger of a step {storage.gib(batch)} and evaluation {storage.gib(inference)}"
-    )
 
 
 def evaluate_trainer(
@@ -133,8 +111,9 @@ def evaluate_trainer(
             float(sum(t.users_with_every_item for t in totals)),
         ]
     )
-    peaks = np.zeros(group.size)
-    peaks[group.rank] = storage.peak_memory()
+    peaks = np.zeros((2, group.size))
+    peaks[:, group.rank] = storage.peak_memory(), peak_bytes(group.device)
+    peak_host, peak_gpu = np.reshape(group.sum_floats(peaks.reshape(-1).tolist()), (2, -1)).astype(np.int64).tolist()
     report.update(
         dataset={
             "name": dataset.name,
@@ -157,7 +136,9 @@ def evaluate_trainer(
             "training": training,
             "total": time.perf_counter() - started,
         },
-        peak_rss_bytes=[int(p) for p in group.sum_floats(peaks.tolist())],
+        peak_rss_bytes=peak_host,
+        peak_gpu_bytes=peak_gpu,
+        tables="host" if trainer.embedding.device.type == "cpu" else "device",
         remote_bytes=int(remote),
         positives_per_second=positives / training if training else 0.0,
         sampled_edges_per_second=drawn / training if training else 0.0,

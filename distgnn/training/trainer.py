@@ -15,11 +15,10 @@ import torch
 from distgnn.config import Config
 from distgnn.distributed.data_parallel import wrap
 from distgnn.distributed.embedding import ShardedEmbedding
-from distgnn.distributed.exchange import plan_fetch
 from distgnn.distributed.process_group import WorkerGroup
 from distgnn.graph import Topology
-from distgnn.loader import PrefetchLoader
-from distgnn.nn.batch import block_tensors, dropout_key, node_keys
+from distgnn.loader import DeviceFeed, PrefetchLoader
+from distgnn.nn.batch import BlockTensors, block_tensors, dropout_key, node_keys
 from distgnn.nn.model import GraphRecommender
 from distgnn.sampler import NeighborSampler, SeedOrder
 from distgnn.training.checkpoint import (
@@ -74,6 +73,7 @@ class PhaseTrainer:
     Args:
         config: of the run. run: its directory. topology: `fit` or `full`. bounds: int64 `[W + 1]` node ranges.
         phase: fit or full. dataset_facts: `dataset` and `dataset_hash` for the checkpoints.
+        tables: memory of the embedding rows and moments; None: the worker's device.
     """
 
     def __init__(
@@ -86,6 +86,7 @@ class PhaseTrainer:
         group: WorkerGroup,
         recorder: Recorder,
         dataset_facts: dict[str, str],
+        tables: torch.device | None = None,
     ) -> None:
         self.config, self.run, self.topology, self.phase = config, run, topology, phase
         self.group, self.recorder, self.bounds, self.dataset_facts = group, recorder, bounds, dataset_facts
@@ -102,6 +103,7 @@ class PhaseTrainer:
             self.dtype,
             config.optim,
             group,
+            tables,
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.run.seed % 2**63)
@@ -125,19 +127,30 @@ class PhaseTrainer:
         self.loss: float | None = None  # global, of the last record
         self.validated: dict[str, float] = {}  # of the last validation
 
-    def train_step(self, batch: MiniBatch) -> torch.Tensor:
-        """Forward, backward and update of one step; this worker's part of the loss, detached. A collective."""
-        clock = _Clock(self.totals.seconds)
-        plan = plan_fetch(batch.nodes, self.bounds, self.group)
+    def block_tensors(self, batch: MiniBatch) -> list[BlockTensors]:
+        """The minibatch's blocks on the worker's device; on a GPU the copies are asynchronous."""
         keys = node_keys(batch.node_type, batch.stable_id)
-        tensors = block_tensors(batch.blocks, keys, self.group.device, self.dtype)
+        return block_tensors(batch.blocks, keys, self.group.device, self.dtype)
+
+    def train_step(self, batch: MiniBatch, blocks: list[BlockTensors] | None = None) -> torch.Tensor:
+        """Forward, backward and update of one step; a collective.
+
+        Args:
+            blocks: the minibatch's, where they are on the device already.
+
+        Returns:
+            This worker's part of the loss, detached.
+        """
+        clock = _Clock(self.totals.seconds)
+        plan = self.embedding.plan(batch.nodes, self.bounds)
+        blocks = self.block_tensors(batch) if blocks is None else blocks
         rows = self.embedding.fetch(plan)
         clock.lap("fetch")
         self.wrapped.train()
         if self.optimizer is not None:
             self.optimizer.zero_grad(set_to_none=True)
         key = dropout_key(self.config.run.seed, batch.step)
-        user, item = self.wrapped(tensors, rows, batch.n_seed_users, key)
+        user, item = self.wrapped(blocks, rows, batch.n_seed_users, key)
         loss = loss_of(self.config.loss, batch, user, item, self.topology, self.group)
         clock.lap("forward")
         loss.backward()
@@ -214,12 +227,13 @@ class PhaseTrainer:
         loader = PrefetchLoader(
             self.order, self.sampler, self.step, stop, threads=sampler.threads, prefetch=sampler.prefetch
         )
+        feed = DeviceFeed(loader, self.group.device, self.block_tensors)
         window = _Window(self)
         stopped = self._stopped(train.patience)
-        for batch in () if stopped else loader:
+        for batch, blocks in () if stopped else feed:
             if self.config.run.dump_blocks:
                 dump_blocks(self.run, self.phase, batch, self.group)
-            window.add(self.train_step(batch), batch)
+            window.add(self.train_step(batch, blocks), batch)
             self.step = batch.step + 1
             epoch_done = self.step % self.order.steps_per_epoch == 0
             checkpoint = epoch_done or self.step == stop
@@ -240,6 +254,7 @@ class PhaseTrainer:
             if stopped:
                 break
         self.totals.blocked += loader.blocked_seconds
+        self.totals.seconds["fetch"] += feed.copy_seconds
         self.totals.training += window.training_seconds()
         window.show(epochs, stop, last=True)
 

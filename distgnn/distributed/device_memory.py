@@ -1,0 +1,46 @@
+"""Copies between host memory and a worker's device, through page-locked buffers where the device is a GPU.
+
+torch keeps page-locked memory in a pool: a buffer whose copy is still on its way is not given out again, so nobody here
+has to wait before dropping one. What concerns CUDA in this module has not been run on a GPU.
+"""
+
+from __future__ import annotations
+
+import torch
+
+
+def on_host(tensor: torch.Tensor) -> bool:
+    """Whether Numba kernels and gloo can take the tensor."""
+    return tensor.device.type == "cpu"
+
+
+def move(source: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The tensor in a device's memory: itself where it is there already, else a copy.
+
+    To a GPU the copy is asynchronous, in the order of the current stream. From a GPU it is there on return.
+    """
+    if source.device == device:
+        return source
+    if device.type == "cuda" and on_host(source):
+        return source.pin_memory().to(device, non_blocking=True)
+    if source.is_cuda and device.type == "cpu":
+        return torch.empty(source.shape, dtype=source.dtype, pin_memory=True).copy_(source)
+    return source.to(device)
+
+
+def host_buffer(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """An uninitialised host tensor for rows that go to `device` next: page-locked where that is a GPU."""
+    return torch.empty(shape, dtype=dtype, pin_memory=device.type == "cuda")
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """What a GPU has free, torch's own unused blocks given back first; None for the CPU."""
+    if device.type != "cuda":
+        return None
+    torch.cuda.empty_cache()
+    return int(torch.cuda.mem_get_info(device)[0])
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Most memory that torch has held in tensors on a GPU so far; 0 for the CPU."""
+    return int(torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else 0

@@ -1,0 +1,129 @@
+"""What a phase takes of host and GPU memory, told and refused before it starts; where the embedding tables go."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from distgnn import storage
+from distgnn.config import Config
+from distgnn.distributed.process_group import WorkerGroup
+from distgnn.types import UserError
+
+_LOGIT_COPIES = 6  # scores, scaled, masked, mask, log-softmax and gradient of an in-batch softmax
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes that a worker takes at most of one memory; a step and an evaluation never overlap.
+
+    Attributes:
+        tables: rows and moments. sampler: its scratch. step, evaluation: beyond these.
+    """
+
+    tables: int = 0
+    sampler: int = 0
+    step: int = 0
+    evaluation: int = 0
+
+    @property
+    def total(self) -> int:
+        """At most, at any time."""
+        return self.tables + self.sampler + max(self.step, self.evaluation)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a phase keeps its tables, the same at every worker.
+
+    Attributes:
+        device: of rows and moments. statement: what the phase takes, in words.
+    """
+
+    device: torch.device
+    statement: str
+
+
+def needs(
+    config: Config, n_nodes: int, n_own: int, workers: int, *, gpu: bool, tables_on_gpu: bool
+) -> tuple[Need, Need]:
+    """What a worker takes of host memory and of its GPU's.
+
+    Args:
+        n_nodes: N. n_own: nodes that the worker owns. workers: W.
+    """
+    item = 8 if config.run.dtype == "float64" else 4
+    width = config.model.dim * item
+    tables = n_own * width * (3 if config.optim.name == "adam" else 1)
+    sampler = n_nodes * 16 * (config.sampler.threads + 1)
+    batch_size = config.train.batch_size
+    frontier, edges, outer = 4 * batch_size, 0, 0
+    for fanout in config.sampler.fanout:
+        outer = frontier * fanout
+        edges += outer
+        frontier = min(frontier * (fanout + 1), n_nodes)
+    in_batch = config.loss.negatives_kind() == "in_batch"
+    logits = _LOGIT_COPIES * item * batch_size * -(-batch_size // workers) if in_batch else 0
+    rows = frontier * 3 * width
+    drawn = frontier * 40 + edges * 4 * (config.sampler.prefetch + 1)
+    states = n_own * width * (len(config.sampler.fanout) + 1)
+    scores = int(2 * config.evaluate.memory_gib * 2**30)
+    if not gpu:
+        return Need(tables, sampler, rows + drawn + logits, states + scores), Need()
+    # Two minibatches' blocks, and a neighbour sum in torch operations, which holds a row for each edge twice.
+    step = rows + logits + 2 * (frontier * 24 + edges * 4) + 2 * outer * width
+    if tables_on_gpu:
+        return Need(0, sampler, drawn, scores), Need(tables, 0, step, states + scores)
+    return Need(tables, sampler, rows + drawn, states + scores), Need(0, 0, step, scores)
+
+
+def place_tables(
+    config: Config, n_nodes: int, n_own: int, phase: str, group: WorkerGroup, gpu_free: int | None
+) -> Placement:
+    """Choose the tables' memory and say what the phase takes; a collective.
+
+    Args:
+        gpu_free: bytes free on the worker's GPU; None without GPUs.
+
+    Raises:
+        UserError: it cannot fit; at every worker alike.
+    """
+    if gpu_free is None:
+        host, _ = needs(config, n_nodes, n_own, group.size, gpu=False, tables_on_gpu=False)
+        _refuse_host(host, phase, group)
+        return Placement(
+            group.device,
+            f"{phase}: at most {storage.gib(host.total)} a worker: rows and moments {storage.gib(host.tables)}, "
+            f"sampler {storage.gib(host.sampler)}, the larger of a step {storage.gib(host.step)} and evaluation "
+            f"{storage.gib(host.evaluation)}",
+        )
+    on_gpu = config.cluster.tables != "host"
+    host, gpu = needs(config, n_nodes, n_own, group.size, gpu=True, tables_on_gpu=on_gpu)
+    missing = group.max_floats([float(gpu.total - gpu_free)])[0]
+    if config.cluster.tables == "auto" and missing > 0:
+        on_gpu = False
+        host, gpu = needs(config, n_nodes, n_own, group.size, gpu=True, tables_on_gpu=False)
+        missing = group.max_floats([float(gpu.total - gpu_free)])[0]
+    if missing > 0:
+        instead = "set cluster.tables = auto or host, or " if on_gpu else ""
+        raise UserError(
+            f"{phase}: a worker needs {storage.gib(int(missing))} of GPU memory more than is free on its GPU; {instead}"
+            "lower model.dim, train.batch_size, sampler.fanout or evaluate.memory_gib"
+        )
+    _refuse_host(host, phase, group)
+    return Placement(
+        group.device if on_gpu else torch.device("cpu"),
+        f"{phase}: rows and moments ({storage.gib(gpu.tables + host.tables)} a worker) in "
+        f"{'GPU' if on_gpu else 'host'} memory; a worker takes at most {storage.gib(gpu.total)} of its GPU, of which "
+        f"{storage.gib(gpu_free)} is free, and {storage.gib(host.total)} of the host",
+    )
+
+
+def _refuse_host(host: Need, phase: str, group: WorkerGroup) -> None:
+    total, available = group.sum_floats([float(host.total)])[0], storage.available_memory()
+    if total > available:
+        raise UserError(
+            f"{phase}: needs up to {storage.gib(int(total))} over the workers, {storage.gib(available)} is free; lower "
+            "model.dim, train.batch_size, sampler.fanout or evaluate.memory_gib"
+        )

@@ -1,0 +1,96 @@
+"""Tables go to the GPU where everything fits there, else to the host; what fits nowhere is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from distgnn import storage
+from distgnn.config import Config, load_config
+from distgnn.distributed.process_group import WorkerGroup
+from distgnn.training.memory import Placement, needs, place_tables
+from distgnn.types import UserError
+
+GPU = torch.device("cuda", 0)
+N_NODES, N_OWN = 10_000_000, 5_000_000
+GIB = 1 << 30
+
+
+def config(*overrides: str) -> Config:
+    return load_config(None, ["cluster.use_gpu=true", "train.batch_size=1024", *overrides])
+
+
+def placed(made: Config, free: int | None, device: torch.device = GPU, n_own: int = N_OWN) -> Placement:
+    group = WorkerGroup(0, 1, device, None, None, None)
+    return place_tables(made, N_NODES, n_own, "fit", group, free)
+
+
+@pytest.fixture(autouse=True)
+def plenty_of_host_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "available_memory", lambda: 1 << 40)
+
+
+def test_auto_takes_the_gpu_up_to_its_last_byte() -> None:
+    made = config()
+    _, gpu = needs(made, N_NODES, N_OWN, 1, gpu=True, tables_on_gpu=True)
+    assert gpu.tables == N_OWN * 64 * 4 * 3
+    assert gpu.total >= gpu.tables + N_OWN * 64 * 4 * 3 + 2 * GIB  # with a layer's states and the scores of evaluation
+    assert placed(made, gpu.total).device == GPU
+    assert placed(made, gpu.total - 1).device == torch.device("cpu")
+
+
+def test_what_was_chosen_is_said() -> None:
+    assert "in GPU memory" in placed(config(), 80 * GIB).statement
+    host = placed(config(), 8 * GIB).statement
+    assert "in host memory" in host
+    assert "of which 8.00 GiB is free" in host
+    assert "GPU" not in placed(load_config(None), None, torch.device("cpu")).statement
+
+
+def test_an_order_is_kept_or_refused() -> None:
+    assert placed(config("cluster.tables=host"), 80 * GIB).device == torch.device("cpu")
+    assert placed(config("cluster.tables=device"), 80 * GIB).device == GPU
+    with pytest.raises(UserError, match=r"more than is free on its GPU; set cluster.tables = auto or host, or lower"):
+        placed(config("cluster.tables=device"), 8 * GIB)
+
+
+@pytest.mark.parametrize("tables", ["auto", "host"])
+def test_a_step_that_no_gpu_memory_holds_is_refused(tables: str) -> None:
+    with pytest.raises(UserError, match=r"more than is free on its GPU; lower model.dim"):
+        placed(config(f"cluster.tables={tables}", "train.batch_size=65536"), 8 * GIB)
+
+
+def test_host_memory_is_refused_with_and_without_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "available_memory", lambda: GIB)
+    with pytest.raises(UserError, match="over the workers, 1.00 GiB is free"):
+        placed(load_config(None), None, torch.device("cpu"))
+    with pytest.raises(UserError, match="over the workers, 1.00 GiB is free"):
+        placed(config(), 8 * GIB)
+
+
+def test_every_worker_chooses_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows travel over NCCL or over gloo: the worker that has least decides."""
+    monkeypatch.setattr(WorkerGroup, "max_floats", lambda self, values: [max(1.0, v) for v in values])
+    with pytest.raises(UserError, match="GPU memory more than is free"):
+        placed(config("cluster.tables=device"), 80 * GIB)
+    shortage = iter([1.0, 0.0])  # of another worker: with tables on the GPU, and without
+    monkeypatch.setattr(WorkerGroup, "max_floats", lambda self, values: [max(next(shortage), v) for v in values])
+    assert placed(config(), 80 * GIB).device == torch.device("cpu")
+
+
+def test_the_tables_are_counted_once_and_where_they_are() -> None:
+    made = config()
+    cpu, none = needs(made, N_NODES, N_OWN, 2, gpu=False, tables_on_gpu=False)
+    on_host = needs(made, N_NODES, N_OWN, 2, gpu=True, tables_on_gpu=False)
+    on_gpu = needs(made, N_NODES, N_OWN, 2, gpu=True, tables_on_gpu=True)
+    assert none.total == 0
+    assert cpu.tables == on_host[0].tables == on_gpu[1].tables > 0
+    assert on_host[1].tables == on_gpu[0].tables == 0
+    assert on_gpu[0].sampler == on_host[0].sampler == cpu.sampler > 0
+
+
+def test_tables_on_a_device_that_is_not_used_are_refused() -> None:
+    with pytest.raises(UserError, match="cluster.tables = 'device' goes with cluster.use_gpu = true"):
+        load_config(None, ["cluster.tables=device"])
+    with pytest.raises(UserError, match="cluster.tables = 'gpu' is not one of auto, device, host"):
+        load_config(None, ["cluster.tables=gpu"])
