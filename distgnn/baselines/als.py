@@ -23,6 +23,11 @@ class ALS:
         self._user_factors = user_factors
         self._item_factors = item_factors
 
+    @property
+    def user_bytes(self) -> int:
+        """Of the users' factors."""
+        return int(self._user_factors.nbytes)
+
     def item_blocks(self, memory_bytes: int) -> Iterator[tuple[int, int]]:
         """Ranges of items whose factors fit."""
         return block_bounds(np.full(self.n_items, 4 * self._item_factors.shape[1]), memory_bytes)

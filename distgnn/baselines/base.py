@@ -16,6 +16,10 @@ class BaselineModel(Protocol):
 
     n_items: int
 
+    @property
+    def user_bytes(self) -> int:
+        """Bytes of what is kept for the users, their histories aside (every model needs those to leave them out)."""
+
     def item_blocks(self, memory_bytes: int) -> Iterator[tuple[int, int]]:
         """(start, stop) ranges of stable items whose payloads take at most about memory_bytes each."""
 
@@ -71,3 +75,18 @@ def block_bounds(bytes_per_item: np.ndarray, memory_bytes: int) -> Iterator[tupl
 def add_item_rows(scores: np.ndarray, rows: sparse.csr_matrix, item_rows: sparse.csr_matrix) -> None:
     """Add rows (binary, `[c, n_items]`) @ item_rows `[n_items, m]` to scores float32 `[c, m]`."""
     add_sparse_rows(item_rows.indptr, item_rows.indices, item_rows.data, rows.indptr, rows.indices, scores)
+
+
+def bytes_of(payload: Any) -> int:
+    """Bytes of the arrays and sparse matrices in a payload."""
+    if isinstance(payload, tuple):
+        return sum(bytes_of(part) for part in payload)
+    if sparse.issparse(payload):
+        return int(payload.data.nbytes + payload.indices.nbytes + payload.indptr.nbytes)
+    return int(payload.nbytes)
+
+
+def model_bytes(model: BaselineModel, memory_bytes: int) -> int:
+    """Bytes that must be held to answer requests: the users' part, and the payloads of all items."""
+    blocks = model.item_blocks(memory_bytes)
+    return model.user_bytes + sum(bytes_of(model.payload(start, stop)) for start, stop in blocks)

@@ -44,6 +44,11 @@ class GFCF:
         self._user_factors = user_factors
         self._item_factors = item_factors
 
+    @property
+    def user_bytes(self) -> int:
+        """Of the users' factors."""
+        return int(self._user_factors.nbytes)
+
     def item_blocks(self, memory_bytes: int) -> Iterator[tuple[int, int]]:
         """Ranges of items whose rows of the linear filter fit."""
         edges_of_users = np.diff(self._interactions.indptr).astype(np.float64)

@@ -26,6 +26,11 @@ class ItemKNN:
         self._interactions = interactions
         self._similarity = similarity
 
+    @property
+    def user_bytes(self) -> int:
+        """None but the histories."""
+        return 0
+
     def item_blocks(self, memory_bytes: int) -> Iterator[tuple[int, int]]:
         """Ranges of items whose similarities fit."""
         return block_bounds(8 * np.diff(self._similarity.indptr).astype(np.int64), memory_bytes)

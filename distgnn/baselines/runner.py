@@ -10,11 +10,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from distgnn.baselines import als, gfcf, itemknn, toppop
-from distgnn.baselines.base import BaselineModel, BaselineScorer
+from distgnn.baselines.base import BaselineModel, BaselineScorer, model_bytes
 from distgnn.config import Config
 from distgnn.graph import Topology
 from distgnn.storage import available_memory, gib
 from distgnn.training.evaluation import RankingResult, RankingTask, build_ranking_task, evaluate_ranking
+from distgnn.training.latency import scorer_latency
 from distgnn.types import UserError
 
 Edges = tuple[np.ndarray, np.ndarray]
@@ -49,7 +50,8 @@ def run_baselines(
         log: takes progress lines.
 
     Returns:
-        A row per name: "model", the metrics, "fit_seconds", "evaluate_seconds"; "alpha" of ALS.
+        A row per name: "model", the metrics, "fit_seconds", "evaluate_seconds", "bytes" that must be held to answer
+        requests (histories aside), "latency_ms" of one top-20 request on one thread; "alpha" of ALS.
 
     Raises:
         UserError: unknown name or split, or not enough memory.
@@ -110,6 +112,8 @@ class _Judge:
             **result.metrics,
             "fit_seconds": fit_seconds,
             "evaluate_seconds": result.seconds,
+            "bytes": model_bytes(model, self.memory_bytes // 2),
+            "latency_ms": scorer_latency(scorer, self.task),
         }
         return row, result
 

@@ -16,6 +16,11 @@ class TopPop:
         self.n_items = len(popularity)
         self._popularity = popularity
 
+    @property
+    def user_bytes(self) -> int:
+        """None: the same for everybody."""
+        return 0
+
     def item_blocks(self, memory_bytes: int) -> Iterator[tuple[int, int]]:
         """One block: a score an item is all there is."""
         yield 0, self.n_items

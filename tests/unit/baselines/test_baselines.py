@@ -178,6 +178,12 @@ def test_rows_of_all_baselines(toy):
     assert [row["model"] for row in rows] == list(LABELS.values())
     for row in rows:
         assert {"recall@20", "ndcg@20", "mrr", "coverage@20", "gini@20", "fit_seconds"} <= row.keys()
+    held = {row["model"]: row["bytes"] for row in rows}
+    assert held["TopPop"] == 4 * 50
+    assert held["ALS"] == 4 * SETTINGS.baselines.factors * (60 + 50)
+    assert held["ItemKNN"] > 50 * 8  # at least a neighbour an item, its index and its similarity
+    assert held["GF-CF"] > held["ItemKNN"]
+    assert all(row["latency_ms"] > 0 for row in rows)
     scores = {row["model"]: row["recall@20"] for row in rows}
     assert min(scores["ItemKNN"], scores["GF-CF"], scores["ALS"]) > scores["TopPop"] + 0.2  # they know the groups
     assert len([line for line in lines if "recall@20" in line]) == 4
