@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := runs/demo
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench gpu-check clean
 .DEFAULT_GOAL := test
 
 $(STAMP): pyproject.toml constraints.txt
@@ -31,6 +31,11 @@ test: lint
 bench: $(STAMP)
 	mkdir -p benchmarks/out
 	$(BIN)/python -m benchmarks.quality --json benchmarks/out/quality.json
+
+# For machines with GPUs: do they train as one CPU worker does, and how fast? Ends with status 2 where there is none.
+gpu-check: $(STAMP)
+	mkdir -p benchmarks/out
+	$(BIN)/python -m benchmarks.gpu_check --json benchmarks/out/gpu_check.json
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis benchmarks/out
