@@ -16,6 +16,7 @@ import pytest
 
 from distgnn.config import load_config
 from distgnn.partition.dataset import PreparedDataset
+from distgnn.training.checkpoint import list_checkpoints
 from distgnn.training.launch import run_training
 from tests.ray_cluster import LocalCluster, ray_cluster
 
@@ -155,9 +156,9 @@ def test_a_second_job_waits_or_is_refused_and_stopping_a_job_stops_its_workers(
     ray_cluster: LocalCluster, dataset: Path, tmp_path: Path
 ) -> None:
     common = ["--data", str(dataset), "--workers", "2"]
-    first = options("partition.parts=4", *ENDLESS)
+    first = options("partition.parts=4", "train.checkpoint_every=20", *ENDLESS)
     ray_cluster.submit("train", *common, "--out", str(tmp_path / "first"), *first, wait=False, name="first")
-    until(lambda: n_records(tmp_path / "first") > 3)
+    until(lambda: n_records(tmp_path / "first") > 30)
     workers = ray_cluster.train_workers()
     assert len(workers) == 2
 
@@ -178,6 +179,16 @@ def test_a_second_job_waits_or_is_refused_and_stopping_a_job_stops_its_workers(
     assert ray_cluster.status("first") == "STOPPED"
     until(lambda: ray_cluster.status("patient") == "SUCCEEDED")
     assert len(curve(tmp_path / "patient")) == 5
+
+    before = curve(tmp_path / "first")
+    checkpoint = list_checkpoints(str(tmp_path / "first"))[-1].step
+    onward = options("partition.parts=4", *ENDLESS, f"train.max_steps={checkpoint + 10}")
+    resumed = ray_cluster.submit("train", *common, "--out", str(tmp_path / "first"), "--resume", *onward)
+    assert resumed.returncode == 0, resumed.stdout
+    assert f"going on from fit step {checkpoint} on 2 workers" in resumed.stdout
+    after = curve(tmp_path / "first")
+    assert len(after) == checkpoint + 10
+    assert {step: before[step] for step in range(1, checkpoint + 1)} == {s: after[s] for s in range(1, checkpoint + 1)}
 
 
 def test_a_killed_worker_is_made_good_from_the_last_checkpoint(
