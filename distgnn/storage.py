@@ -421,21 +421,32 @@ def _machine_available() -> int:
     raise AssertionError("/proc/meminfo has no MemAvailable")
 
 
-def _cgroup_available() -> Iterator[int]:
-    """What each control group (v1, v2) from the process's own to the root leaves; reclaimable cache counts as free."""
+def control_groups(controller: str) -> Iterator[tuple[Path, int]]:
+    """Folders of the control groups from the process's own to the root, each with its version, 1 or 2.
+
+    Args:
+        controller: `memory`, `cpu`, ...: what the groups of version 1 are mounted by.
+    """
     for line in _lines(_PROC / "self" / "cgroup"):
         _, controllers, path = line.split(":", 2)
         if controllers == "":
-            root, (limit, usage, cache) = _CGROUP, _V2_NAMES
-        elif "memory" in controllers.split(","):
-            root, (limit, usage, cache) = _CGROUP / "memory", _V1_NAMES
+            root, version = _CGROUP, 2
+        elif controller in controllers.split(","):
+            root, version = _CGROUP / controller, 1
         else:
             continue
         own = root / path.lstrip("/")
         for folder in [own, *own.parents]:
-            yield from _left(folder / limit, folder / usage, folder / "memory.stat", cache)
+            yield folder, version
             if folder == root:
                 break
+
+
+def _cgroup_available() -> Iterator[int]:
+    """What each control group leaves; reclaimable cache counts as free."""
+    for folder, version in control_groups("memory"):
+        limit, usage, cache = _V2_NAMES if version == 2 else _V1_NAMES
+        yield from _left(folder / limit, folder / usage, folder / "memory.stat", cache)
 
 
 def _left(limit: Path, usage: Path, stat: Path, cache: str) -> Iterator[int]:

@@ -144,7 +144,8 @@ def run_evaluation(config: Config, launch: Launcher | None = None) -> Report:
     return {**(launch or on_local_workers)(EVALUATE_JOB, merged, merged.run.path, dataset), "run": merged.run.path}
 
 
-def _threads(config: Config) -> int:
+def worker_threads(config: Config) -> int:
+    """Threads of each worker process: as the config says, else the machine's cores shared out."""
     if config.cluster.threads_per_worker:
         return config.cluster.threads_per_worker
     return max(1, len(os.sched_getaffinity(0)) // config.cluster.workers)
@@ -157,7 +158,7 @@ def on_local_workers(job: str, config: Config, run: str, dataset: PreparedDatase
         UserError: a mistake that a worker has met. WorkerError: a worker died.
     """
     if config.cluster.workers == 1:
-        return run_rank(job, config, run, dataset, 0, 1, "", _threads(config))
+        return run_rank(job, config, run, dataset, 0, 1, "", worker_threads(config))
     with tempfile.TemporaryDirectory(prefix="distgnn-") as folder:
         task = {
             "job": job,
@@ -166,12 +167,12 @@ def on_local_workers(job: str, config: Config, run: str, dataset: PreparedDatase
             "dataset": str(dataset.path),
             "workers": config.cluster.workers,
             "init_method": f"file://{folder}/store",
-            "threads": _threads(config),
+            "threads": worker_threads(config),
             "report": f"{folder}/report.json",
             "error": f"{folder}/error",
         }
         Path(folder, "task.json").write_text(json.dumps(task), encoding="utf-8")
-        _supervise(folder, config.cluster.workers, _threads(config))
+        _supervise(folder, config.cluster.workers, worker_threads(config))
         result: Report = json.loads(Path(folder, "report.json").read_text(encoding="utf-8"))
         return result
 
