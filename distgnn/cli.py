@@ -50,6 +50,7 @@ _HELP = {
     "train": "train a graph recommender and evaluate it",
     "evaluate": "evaluate a run, or baselines, on the whole catalogue",
     "datasets": "list the datasets that can be named",
+    "doctor": "check what a run needs before it starts, and say what to do about what it lacks",
 }
 _SECTIONS = {
     "prepare": ("run", "data", "partition", "cluster"),
@@ -67,6 +68,7 @@ _SECTIONS = {
         "cluster",
     ),
     "evaluate": ("run", "data", "evaluate", "baselines", "cluster"),
+    "doctor": ("run", "data", "cluster"),
 }
 
 
@@ -102,8 +104,10 @@ def build_parser() -> argparse.ArgumentParser:
             dest="overrides",
             help="override one option",
         )
-        for flag, key in _FLAGS[name].items():
+        for flag, key in _FLAGS.get(name, {}).items():
             command.add_argument(flag, metavar="VALUE", help=f"short for --set {key}=VALUE")
+        if name == "doctor":
+            command.add_argument("--json", metavar="FILE", default="", help="write the findings there too")
         if name == "train":
             command.add_argument("--resume", action="store_true", help="go on from the last checkpoint in run.out")
     return parser
@@ -111,7 +115,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _overrides(arguments: argparse.Namespace) -> list[str]:
     values = list(arguments.overrides)
-    for flag, key in _FLAGS[arguments.command].items():
+    for flag, key in _FLAGS.get(arguments.command, {}).items():
         value = getattr(arguments, flag[2:].replace("-", "_"))
         if value is not None:
             values.append(f"{key}={value}")
@@ -120,20 +124,24 @@ def _overrides(arguments: argparse.Namespace) -> list[str]:
     return values
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def _run(arguments: argparse.Namespace) -> int:
+    if arguments.command == "doctor":
+        from distgnn import doctor  # without `commands`: they import packages that may be what is missing
+
+        return doctor.run_doctor(load_config(arguments.config, _overrides(arguments)), arguments.json)
     from distgnn import commands  # heavy imports only once the command line is known to be right
 
     if arguments.command == "datasets":
         commands.datasets()
-        return
-    config = load_config(arguments.config, _overrides(arguments))
-    getattr(commands, arguments.command)(config)
+    else:
+        getattr(commands, arguments.command)(load_config(arguments.config, _overrides(arguments)))
+    return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 0, 2 for a user's mistake, 1 for a failure, 130 when interrupted."""
     try:
-        _run(build_parser().parse_args(argv))
+        code = _run(build_parser().parse_args(argv))
         sys.stdout.flush()
     except UserError as error:
         print(f"distgnn: {error}", file=sys.stderr)
@@ -155,4 +163,4 @@ def main(argv: Sequence[str] | None = None) -> int:
     except WorkerError as error:
         print(f"distgnn: {error}", file=sys.stderr)
         return 1
-    return 0
+    return code

@@ -54,6 +54,7 @@ SURFACE = {
     ],
     "evaluate": ["--config", "--set", "--run", "--name", "--data", "--workers", "--baselines", "--out"],
     "datasets": [],
+    "doctor": ["--config", "--set", "--json"],
 }
 
 
