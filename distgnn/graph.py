@@ -114,6 +114,21 @@ class Topology:
         """Degrees int64 of nodes int64 `[n]`."""
         return self.describe(np.asarray(nodes, np.int64))[2]
 
+    def neighbors(self, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """int64 CSR of the neighbours' stable ids of nodes int64 `[n]`, in the nodes' order, ascending within a row."""
+        degree = self.degree(nodes)
+        offset = np.concatenate([[0], np.cumsum(degree)]).astype(np.int64)
+        stable = np.empty(offset[-1], np.int64)
+        part = np.searchsorted(self.offsets[:, 0], nodes, side="right") - 1
+        for p in np.unique(part):
+            mine = np.flatnonzero(part == p)
+            indptr, indices = self.part_arrays(int(p))
+            count = degree[mine]
+            within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+            entry = np.repeat(indptr[nodes[mine] - self.offsets[p, 0]], count) + within
+            stable[np.repeat(offset[mine], count) + within] = self.stable_id[indices[entry]]
+        return offset, stable
+
     def nbytes(self) -> int:
         """Bytes of the topology's arrays, for memory statements."""
         return sum(a.nbytes for a in self._indptr + self._indices)

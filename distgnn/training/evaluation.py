@@ -317,7 +317,7 @@ def build_ranking_task(
     # Ascending (node, item) pairs, each once.
     pairs = np.unique(edge_node[mine] * topology.n_items + np.asarray(item, np.int64)[mine])
     nodes = np.unique(pairs // topology.n_items)
-    seen_indptr, seen_items = _seen_items(topology, nodes)
+    seen_indptr, seen_items = topology.neighbors(nodes)
     seen_pairs = np.repeat(nodes, np.diff(seen_indptr)) * topology.n_items + seen_items
     unseen = ~_contains(seen_pairs, pairs)
     n_seen_targets = int(len(pairs) - unseen.sum())
@@ -325,7 +325,7 @@ def build_ranking_task(
     kept = _contains(pairs // topology.n_items, nodes)
     if not kept.all():
         nodes = nodes[kept]
-        seen_indptr, seen_items = _seen_items(topology, nodes)
+        seen_indptr, seen_items = topology.neighbors(nodes)
     per_user = np.unique(pairs // topology.n_items, return_counts=True)[1]
     return RankingTask(
         users=np.asarray(topology.stable_id[nodes], np.int64),
@@ -347,19 +347,3 @@ def _contains(ascending: np.ndarray, wanted: np.ndarray) -> np.ndarray:
         return np.zeros(len(wanted), np.bool_)
     at = np.minimum(np.searchsorted(ascending, wanted), len(ascending) - 1)
     return ascending[at] == wanted
-
-
-def _seen_items(topology: Topology, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """int64 CSR of the stable items in the rows of user nodes int64 `[n]` (ascending, so partition after partition)."""
-    degree = topology.degree(nodes)
-    rows: list[np.ndarray] = [np.empty(0, np.int64)]
-    bounds = np.searchsorted(nodes, np.append(topology.offsets[:, 0], topology.n_nodes))
-    for part in range(topology.n_parts):
-        indptr, indices = topology.part_arrays(part)
-        picked = slice(bounds[part], bounds[part + 1])
-        begin = indptr[nodes[picked] - topology.offsets[part, 0]]
-        ends = np.cumsum(degree[picked])
-        shift = begin - (ends - degree[picked])
-        entry = np.repeat(shift, degree[picked]) + np.arange(ends[-1] if len(ends) else 0)
-        rows.append(np.asarray(topology.stable_id[indices[entry]], np.int64))
-    return np.concatenate([[0], np.cumsum(degree)]).astype(np.int64), np.concatenate(rows)

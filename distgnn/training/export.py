@@ -1,51 +1,84 @@
-"""Output vectors of a trained model as Parquet: one row a node, with its original key."""
+"""The output vectors of all workers as one export, gathered at rank 0 in chunks."""
 
 from __future__ import annotations
 
-import io
+from collections.abc import Iterator
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from distgnn import storage
+from distgnn.distributed.process_group import WorkerGroup
+from distgnn.export.format import FOLDER
+from distgnn.export.table import Table
+from distgnn.export.writer import CHUNK_ROWS, write_export
+from distgnn.graph import Topology
 from distgnn.partition.dataset import PreparedDataset
+from distgnn.training.inference import OwnNodes
 from distgnn.training.trainer import PhaseTrainer
 from distgnn.types import USER
 
-_CHUNK = 1 << 18
-
 
 def write_embeddings(run: str, trainer: PhaseTrainer, dataset: PreparedDataset) -> None:
-    """Write RUN/embeddings/{users,items}.parquet (`stable_id`, `key`, `vector`), gathered in chunks; a collective."""
-    vectors = trainer.vectors().cpu().numpy()
-    own, group = trainer.own, trainer.group
-    for name, keys, wanted in (
-        ("users", dataset.user_keys, own.node_type == USER),
-        ("items", dataset.item_keys, own.node_type != USER),
-    ):
-        rows = np.flatnonzero(wanted)
-        rounds = int(group.max_floats([-(-len(rows) // _CHUNK)])[0])
-        buffer = io.BytesIO()
-        writer = None
-        for i in range(rounds):
-            chunk = rows[i * _CHUNK : (i + 1) * _CHUNK]
-            stable_parts = group.gather_arrays(own.stable_id[chunk])
-            vector_parts = group.gather_arrays(vectors[chunk])
-            if stable_parts is None or vector_parts is None:
-                continue
-            stable = np.concatenate(stable_parts)
-            order = np.argsort(stable)
-            vector = np.concatenate(vector_parts)[order]
-            table = pa.table(
-                {
-                    "stable_id": stable[order],
-                    "key": keys().take(pa.array(stable[order])),
-                    "vector": pa.FixedSizeListArray.from_arrays(pa.array(vector.reshape(-1)), vector.shape[1]),
-                }
+    """Write RUN/embeddings, an export of a trained model; a collective."""
+    export_workers_rows(
+        storage.join(run, FOLDER),
+        trainer.group,
+        model=trainer.config.model.encoder,
+        dataset=dataset,
+        phase=trainer.phase,
+        topology=trainer.topology,
+        own=trainer.own,
+        rows=Table(trainer.vectors().cpu().numpy()),
+    )
+
+
+def export_workers_rows(
+    uri: str,
+    group: WorkerGroup,
+    *,
+    model: str,
+    dataset: PreparedDataset,
+    phase: str,
+    topology: Topology,
+    own: OwnNodes,
+    rows: Table,
+) -> None:
+    """Write an export of rows that are spread over the workers; a collective. An export in its place is replaced.
+
+    Args:
+        uri: folder of the export.
+        model, dataset, phase, topology: as in `distgnn.export.writer.write_export`.
+        own: this worker's nodes. rows: their vectors `[n_own, d]`, floating point or int8.
+    """
+    items = _gather(group, own, rows, own.node_type != USER)
+    users = _gather(group, own, rows, own.node_type == USER)
+    if group.rank == 0:
+        if storage.exists(uri):  # a resumed run has gone on since
+            storage.remove_folder(uri)
+        write_export(uri, model=model, dataset=dataset, phase=phase, users=users, items=items, topology=topology)
+    else:
+        for chunks in (items, users):  # in the writer's order
+            for _ in chunks:
+                pass
+    group.barrier()
+
+
+def _gather(group: WorkerGroup, own: OwnNodes, rows: Table, wanted: np.ndarray) -> Iterator[tuple[np.ndarray, Table]]:
+    """Chunks of all workers' rows (stable ids, vectors) at rank 0, nothing elsewhere; a collective as it is drawn from.
+
+    Args:
+        wanted: bool `[n_own]`.
+    """
+    picked = np.flatnonzero(wanted)
+    share = max(1, CHUNK_ROWS // group.size)
+    rounds = int(group.max_floats([-(-len(picked) // share)])[0])
+    for i in range(rounds):
+        chunk = picked[i * share : (i + 1) * share]
+        stable = group.gather_arrays(own.stable_id[chunk])
+        values = group.gather_arrays(rows.values[chunk])
+        scale = None if rows.scale is None else group.gather_arrays(rows.scale[chunk])
+        if stable is not None and values is not None:
+            yield (
+                np.concatenate(stable),
+                Table(np.concatenate(values), None if scale is None else np.concatenate(scale)),
             )
-            writer = writer or pq.ParquetWriter(buffer, table.schema, compression="zstd")
-            writer.write_table(table)
-        if writer is not None:
-            writer.close()
-            storage.write_bytes(storage.join(run, "embeddings", f"{name}.parquet"), buffer.getvalue())

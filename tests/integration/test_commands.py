@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
 from distgnn import cli, commands
 from distgnn.config import load_config
+from distgnn.export.reader import read_export
+from distgnn.partition.dataset import PreparedDataset
 from distgnn.report.writer import REQUIRED_KEYS
 
 METRICS = {"recall@20", "ndcg@20", "recall@10", "ndcg@10", "hit@10", "mrr", "coverage@20", "gini@20"}
@@ -78,13 +79,14 @@ def test_the_run_directory_is_whole(work: Path, report: dict[str, Any]) -> None:
     assert {record["phase"] for record in records} == {"fit", "full"}
     assert all(np.isfinite(record["loss"]) for record in records if "loss" in record)
     assert "<svg" in (run / "report.html").read_text()
-    for name, count in (("users", report["dataset"]["n_users"]), ("items", report["dataset"]["n_items"])):
-        table = pq.read_table(run / "embeddings" / f"{name}.parquet")
-        assert table.column("stable_id").to_pylist() == list(range(count))
-        assert len(table.column("vector")[0].as_py()) == 8
-        assert set(table.column("key").to_pylist()) == set(
-            pq.read_table(work / "data" / f"{name}.parquet").column("key").to_pylist()
-        )
+    export, dataset = read_export(str(run)), PreparedDataset.open(str(work / "data"))
+    assert (export.manifest["model"], export.manifest["phase"]) == ("lightgcn", "full")
+    assert export.users.values.shape == (report["dataset"]["n_users"], 8)
+    assert export.items.values.shape == (report["dataset"]["n_items"], 8)
+    assert (export.user_keys, export.item_keys) == (dataset.user_keys(), dataset.item_keys())
+    edges = [np.concatenate(side) for side in zip(dataset.edges("train"), dataset.edges("valid"), strict=True)]
+    assert (np.diff(export.seen_indptr) == np.bincount(edges[0], minlength=dataset.n_users)).all()
+    assert (export.seen_items == edges[1][np.lexsort((edges[1], edges[0]))]).all()
 
 
 @pytest.mark.parametrize("workers", [1, 2])
