@@ -1,6 +1,6 @@
 """distgnn: distributed training of graph recommenders.
 
-Three names and the sampler are loaded when first used, so that `import distgnn` stays quick.
+The public names and the sampler are loaded when first used, so that `import distgnn` stays quick.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from distgnn.commands import Trainer
     from distgnn.partition.prepare import load_dataset
+    from distgnn.recommender import Recommender
 
 __version__ = "0.1.0"
 
-__all__ = ["Trainer", "__version__", "evaluate", "load_dataset"]
+__all__ = ["Recommender", "Trainer", "__version__", "evaluate", "load_dataset"]
 
 _EXPORTS = {
+    "Recommender": ("distgnn.recommender", "Recommender"),
     "Trainer": ("distgnn.commands", "Trainer"),
     "evaluate": ("distgnn.commands", "evaluate"),
     "load_dataset": ("distgnn.partition.prepare", "load_dataset"),

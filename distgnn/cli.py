@@ -44,11 +44,21 @@ _FLAGS = {
         "--baselines": "evaluate.baselines",
         "--out": "run.out",
     },
+    "recommend": {
+        "--run": "run.path",
+        "--k": "recommend.k",
+        "--users": "recommend.users",
+        "--allow": "recommend.allow",
+        "--block": "recommend.block",
+        "--unknown": "recommend.unknown",
+        "--out": "run.out",
+    },
 }
 _HELP = {
     "prepare": "turn an interaction log into a partitioned dataset",
     "train": "train a graph recommender and evaluate it",
     "evaluate": "evaluate a run, or baselines, on the whole catalogue",
+    "recommend": "write lists of recommended items to a file",
     "datasets": "list the datasets that can be named",
     "doctor": "check what a run needs before it starts, and say what to do about what it lacks",
 }
@@ -69,6 +79,7 @@ _SECTIONS = {
     ),
     "evaluate": ("run", "data", "evaluate", "baselines", "cluster"),
     "doctor": ("run", "data", "cluster"),
+    "recommend": ("run", "recommend", "cluster"),
 }
 
 

@@ -1,4 +1,4 @@
-"""prepare, train, evaluate, datasets: what the command line and jobs both call, one definition of every option."""
+"""prepare, train, evaluate, recommend, datasets: what command line and jobs call; one definition of every option."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from distgnn.config import Config
 from distgnn.data.registry import format_datasets, list_datasets
 from distgnn.partition import prepare as preparation
 from distgnn.partition.dataset import PreparedDataset
+from distgnn.recommender.batch import write_recommendations
 from distgnn.report import format_table, write_report
 from distgnn.training.launch import Launcher, on_local_workers, open_run, run_evaluation, run_training
 from distgnn.types import UserError
@@ -151,3 +152,8 @@ def _evaluate_baselines(config: Config) -> dict[str, Any]:
     if config.run.out:
         storage.write_json(storage.join(config.run.out, "report.json"), result)
     return result
+
+
+def recommend(config: Config) -> dict[str, Any]:
+    """Write lists by a run's export (`run.path`) to the file `run.out`; returns what was done, see `batch`."""
+    return write_recommendations(config)

@@ -40,8 +40,8 @@ def _between(section: str, key: str, value: float, low: float, high: float) -> N
 class RunConfig:
     """Where results go, and what makes a run repeatable."""
 
-    out: str = ""  # run directory to create (prepare: the dataset directory); empty: runs/<dataset>-<time>
-    path: str = ""  # an existing run: evaluate
+    out: str = ""  # run directory to create (prepare: the dataset's, recommend: a file); empty: runs/<dataset>-<time>
+    path: str = ""  # an existing run: evaluate, recommend
     seed: int = 0  # of the split, the start, the order, the draws and the dropout
     dtype: str = "float32"  # of rows, parameters and moments
     dump_blocks: bool = False  # write every step's seeds, negatives and drawn edges to OUT/blocks
@@ -291,6 +291,22 @@ class ClusterConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RecommendConfig:
+    """Top-k lists by a run's vectors (`run.path`), written to the .parquet or .csv file `run.out`."""
+
+    k: int = 20  # items for each user
+    users: str = ""  # .txt, .csv or .parquet file of user keys, or keys separated by commas; empty: every user
+    allow: str = ""  # items that may be recommended, given likewise; empty: all
+    block: str = ""  # items that may not, given likewise
+    filter_seen: bool = True  # leave out what the user has in training
+    unknown: str = "list"  # users not known to the run; list: only named; popular: they also get the popular items
+
+    def __post_init__(self) -> None:
+        _at_least("recommend", "k", self.k, 1)
+        _one_of("recommend", "unknown", self.unknown, ("list", "popular"))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """All sections. Build it with `load_config`, or directly with keyword arguments."""
 
@@ -305,6 +321,7 @@ class Config:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     baselines: BaselinesConfig = field(default_factory=BaselinesConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    recommend: RecommendConfig = field(default_factory=RecommendConfig)
 
     def __post_init__(self) -> None:
         if self.partition.parts and self.cluster.workers > self.partition.parts:

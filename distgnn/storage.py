@@ -278,25 +278,81 @@ def publish_directory(uri: str) -> Iterator[Path]:
         UserError: the target is in use (a file, or a folder with something in it), or can't be written.
     """
     refuse_used(uri)
+    with _staging_folder(uri) as staging:
+        yield staging
+        if is_local(uri):
+            _rename_into_place(staging, local_path(uri), uri)
+        else:
+            _upload(staging, uri)
+
+
+@contextmanager
+def publish_files(*uris: str) -> Iterator[list[Path]]:
+    """Fill files out of sight and publish them when all are whole: all or none.
+
+    Yields a local path for each; those that are not written are not published. On any error nothing stays.
+
+    Raises:
+        UserError: a target is there already, or can't be written.
+    """
+    for uri in uris:
+        refuse_used_file(uri)
+    sent: list[str] = []
+    with _staging_folder(uris[0]) as staging:
+        paths = [staging / str(number) for number in range(len(uris))]
+        yield paths
+        try:
+            for uri, path in zip(uris, paths, strict=True):
+                if path.exists():
+                    sent.append(uri)
+                    _publish_file(path, uri)
+        except BaseException:
+            for uri in sent:
+                found, target = filesystem(uri)
+                with suppress(Exception):
+                    found.rm_file(target)
+            raise
+
+
+def _publish_file(path: Path, uri: str) -> None:
+    with writing(uri):
+        if is_local(uri):
+            with open(path, "rb") as stream:
+                os.fsync(stream.fileno())
+            local_path(uri).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(path, local_path(uri))
+        else:
+            found, target = filesystem(uri)
+            found.put_file(str(path), target)
+
+
+@contextmanager
+def _staging_folder(uri: str) -> Iterator[Path]:
+    """A hidden folder beside a target (in the cache where that is remote), removed in the end."""
     target = local_path(uri) if is_local(uri) else cache_dir() / "uploads" / hashlib.sha256(uri.encode()).hexdigest()
     with writing(uri):
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(target)
         staging, lock = _make_staging(target)
     try:
-        try:
-            yield staging
-        except OSError as error:
-            if error.errno in _NO_SPACE:
-                raise UserError(f"{uri}: cannot be written: {_words(error)}{_advice(error)}") from error
-            raise
-        if is_local(uri):
-            _rename_into_place(staging, target, uri)
-        else:
-            _upload(staging, uri)
+        yield staging
+    except OSError as error:
+        if error.errno in _NO_SPACE:
+            raise UserError(f"{uri}: cannot be written: {_words(error)}{_advice(error)}") from error
+        raise
     finally:
         os.close(lock)
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def refuse_used_file(uri: str) -> None:
+    """Refuse an output file that is there already."""
+    found, path = filesystem(uri)
+    with _reading(uri):
+        found.invalidate_cache()
+        used = found.exists(path)
+    if used:
+        raise UserError(f"output file {uri} is in use: choose another run.out or remove it")
 
 
 def refuse_used(uri: str) -> None:

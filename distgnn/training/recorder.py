@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 from distgnn import storage
-
-_LINE_SECONDS = 10.0  # between progress lines where the output is not a terminal
+from distgnn.progress import ProgressLine
 
 
 class Recorder:
@@ -29,7 +27,7 @@ class Recorder:
         self.records: list[dict[str, Any]] = list(keep or [])
         self._local = storage.local_path(self.uri) if storage.is_local(self.uri) else None
         self._events: Any = None
-        self._shown = 0.0
+        self._line = ProgressLine()
         if active:
             storage.write_bytes(self.uri, "".join(_line(r) for r in self.records).encode())
             if tensorboard and storage.is_local(run):
@@ -57,14 +55,8 @@ class Recorder:
 
     def progress(self, text: str, *, last: bool = False) -> None:
         """Show the progress line: in place on a terminal, else every ten seconds."""
-        if not self.active:
-            return
-        if sys.stderr.isatty():
-            sys.stderr.write(f"\r\x1b[K{text}" + ("\n" if last else ""))
-            sys.stderr.flush()
-        elif last or time.monotonic() - self._shown > _LINE_SECONDS:
-            self._shown = time.monotonic()
-            print(text, file=sys.stderr, flush=True)
+        if self.active:
+            self._line.show(text, last=last)
 
     def say(self, text: str) -> None:
         """A line that stays."""

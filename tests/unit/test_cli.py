@@ -53,6 +53,7 @@ SURFACE = {
         "--resume",
     ],
     "evaluate": ["--config", "--set", "--run", "--name", "--data", "--workers", "--baselines", "--out"],
+    "recommend": ["--config", "--set", "--run", "--k", "--users", "--allow", "--block", "--unknown", "--out"],
     "datasets": [],
     "doctor": ["--config", "--set", "--json"],
 }
@@ -66,7 +67,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Config]]:
     def recorder(name: str) -> Callable[[Config], None]:
         return lambda config: calls.append((name, config))
 
-    for name in ("prepare", "train", "evaluate"):
+    for name in ("prepare", "train", "evaluate", "recommend"):
         monkeypatch.setattr(commands, name, recorder(name))
     return calls
 
@@ -100,10 +101,10 @@ def test_flags_are_short_for_options(called: list[tuple[str, Config]], tmp_path:
     assert (config.run.out, config.run.resume) == ("x=y", True)
 
 
-@pytest.mark.parametrize("command", ["prepare", "train", "evaluate"])
+@pytest.mark.parametrize("command", ["prepare", "train", "evaluate", "recommend"])
 def test_every_flag_sets_an_option_that_exists(called: list[tuple[str, Config]], command: str) -> None:
-    values = {"--format": "csv", "--split": "given", "--baselines": "als"}
-    numbers = {"--parts": "2", "--workers": "2", "--seed": "3"}
+    values = {"--format": "csv", "--split": "given", "--baselines": "als", "--unknown": "popular"}
+    numbers = {"--parts": "2", "--workers": "2", "--seed": "3", "--k": "5"}
     for flag in set(SURFACE[command]) - {"--config", "--set", "--resume"}:
         assert cli.main([command, flag, {**values, **numbers}.get(flag, "text")]) == 0, flag
         assert called[-1][1] != Config()
