@@ -21,6 +21,9 @@ else:  # Python 3.10
     import tomli as tomllib
 
 
+_MOST_BATCH, _LEAST_STEPS = 2048, 32  # of train.batch_size = 0
+
+
 def _one_of(section: str, key: str, value: object, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise UserError(f"config: {section}.{key} = {value!r} is not one of {', '.join(allowed)}")
@@ -209,7 +212,7 @@ class TrainConfig:
 
     epochs: int = 20  # at most, for fit; full repeats as many as were best
     max_steps: int = 0  # > 0: `fit` alone, that many steps
-    batch_size: int = 2048  # global
+    batch_size: int = 0  # global; 0: 2,048, or less on a small graph, for at least 32 steps an epoch
     eval_every: int = 1  # epochs; 0: never (then nothing stops early)
     patience: int = 3  # evaluations without a better validation NDCG@20
     log_every: int = 50  # steps in a record of metrics.jsonl
@@ -220,7 +223,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _at_least("train", "epochs", self.epochs, 1)
         _at_least("train", "max_steps", self.max_steps, 0)
-        _at_least("train", "batch_size", self.batch_size, 1)
+        _at_least("train", "batch_size", self.batch_size, 0)
         _at_least("train", "eval_every", self.eval_every, 0)
         _at_least("train", "patience", self.patience, 1)
         _at_least("train", "log_every", self.log_every, 1)
@@ -334,6 +337,13 @@ class Config:
     def parts(self) -> int:
         """Number of partitions, `partition.parts = 0` resolved."""
         return self.partition.parts or self.cluster.workers
+
+    def for_edges(self, n_fit: int) -> Config:
+        """`train.batch_size = 0` resolved for a graph of so many fit edges."""
+        if self.train.batch_size:
+            return self
+        size = min(_MOST_BATCH, max(1, n_fit // _LEAST_STEPS))
+        return dataclasses.replace(self, train=dataclasses.replace(self.train, batch_size=size))
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """Plain nested dictionaries (tuples become lists)."""

@@ -49,6 +49,7 @@ def run_training(config: Config, launch: Launcher | None = None) -> Report:
     started = time.perf_counter()
     _check_target(config)
     dataset = open_or_prepare(config)
+    config = config.for_edges(dataset.n_fit)
     prepared = time.perf_counter() - started
     run = config.run.out or f"runs/{dataset.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     if config.run.resume:

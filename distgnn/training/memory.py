@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 import torch
@@ -57,7 +58,7 @@ def needs(
     width = config.model.dim * item
     tables = n_own * width * (3 if config.optim.name == "adam" else 1)
     sampler = n_nodes * 16 * (config.sampler.threads + 1)
-    batch_size = config.train.batch_size
+    batch_size = config.for_edges(sys.maxsize).train.batch_size  # the most, where the graph is not known yet
     frontier, edges, outer = 4 * batch_size, 0, 0
     for fanout in config.sampler.fanout:
         outer = frontier * fanout

@@ -109,7 +109,7 @@ def test_overrides_go_before_the_file_and_the_last_one_wins(tmp_path: Path) -> N
         ("evaluate.baselines=toppop,knn", "evaluate.baselines = 'knn' is not one of"),
         ("sampler.topology=partitioned", "not available yet"),
         ("sampler.time_respecting=true", "not available yet"),
-        ("cluster.ray=true", "not available yet"),
+        ("cluster.max_failures=-1", "at least 0"),
         ("train.epochs", "write it as section.key=value"),
         ("epochs=3", "write it as section.key=value"),
     ],
@@ -172,3 +172,9 @@ def test_sections_are_frozen_and_keyword_only() -> None:
             setattr(getattr(Config(), name), dataclasses.fields(section)[0].name, None)
         with pytest.raises(TypeError):
             section("positional")
+
+
+@pytest.mark.parametrize(("n_fit", "expected"), [(10**6, 2048), (2048 * 32, 2048), (3200, 100), (5, 1)])
+def test_an_open_batch_size_follows_the_graph(n_fit: int, expected: int) -> None:
+    assert Config().for_edges(n_fit).train.batch_size == expected
+    assert load_config(None, ["train.batch_size=7"]).for_edges(n_fit).train.batch_size == 7
