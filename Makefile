@@ -13,11 +13,10 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,bench]'
 	touch $(STAMP)
 
-# Prepare the bundled dataset, train a teacher with two workers and judge it beside the baselines.
+# A Ray cluster of two workers on this machine, the main job on the bundled dataset, and the cluster stopped again.
 demo: $(STAMP)
 	rm -rf $(DEMO)
-	$(BIN)/distgnn train --config jobs/recipes/debian-deps.toml --set run.out=$(DEMO) --workers 2 \
-		--baselines toppop,itemknn,als,gfcf
+	DISTGNN_PYTHON=$(BIN)/python cluster/demo.sh $(DEMO)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -7,10 +7,11 @@
 #   cluster/local.sh stop                           stops what start started, and nothing else
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
-for python in "${DISTGNN_PYTHON:-}" "$here/../.venv/bin/python" "$(command -v python3 || true)" "$(command -v python || true)"; do
-    if [ -x "$python" ] && [ -x "$(dirname "$python")/ray" ]; then
+for python in "${DISTGNN_PYTHON:-}" "${VIRTUAL_ENV:-}/bin/python" "$here/../.venv/bin/python" \
+    "$(command -v python3 || true)" "$(command -v python || true)"; do
+    if [ -x "$python" ] && [ -x "$(dirname "$python")/ray" ] && (cd / && "$python" -c "import distgnn" 2>/dev/null); then
         exec "$python" "$here/local_cluster.py" "$@"
     fi
 done
-echo "cluster/local.sh: no Python with ray found: run make .venv/.installed, or activate the environment that distgnn is in" >&2
+echo "cluster/local.sh: no Python with distgnn found: run make .venv/.installed, or activate the environment that it is in" >&2
 exit 2

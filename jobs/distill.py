@@ -5,4 +5,4 @@ ray job submit --working-dir . -- python jobs/distill.py --run /data/runs/gowall
 
 from _entry import run
 
-run("distill", "--set", "cluster.ray=true")
+run("distill")

@@ -5,4 +5,4 @@ ray job submit --working-dir . -- python jobs/evaluate.py --run /data/runs/gowal
 
 from _entry import run
 
-run("evaluate", "--set", "cluster.ray=true")
+run("evaluate")

@@ -5,4 +5,4 @@ ray job submit --working-dir . -- python jobs/train.py --config jobs/recipes/gow
 
 from _entry import run
 
-run("train", "--set", "cluster.ray=true")
+run("train")

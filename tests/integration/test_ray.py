@@ -113,6 +113,38 @@ def test_a_submitted_evaluation_repeats_the_figures(ray_cluster: LocalCluster, t
     assert "TopPop" in submitted.stdout
 
 
+@pytest.fixture(scope="module")
+def student(ray_cluster: LocalCluster, teacher: Path) -> Path:
+    """Distilled by the job on two workers."""
+    run = teacher.parent / "student"
+    words = ["--run", str(teacher), "--workers", "2", "--out", str(run), "--set", "distill.dim=6"]
+    submitted = ray_cluster.submit("distill", *words, "--set", "cluster.threads_per_worker=1")
+    assert submitted.returncode == 0, submitted.stdout
+    return run
+
+
+def test_a_submitted_distillation_reports_all_that_it_compares(student: Path) -> None:
+    rows = {row["model"]: row for row in json.loads((student / "report.json").read_text())["models"]}
+    assert {"teacher", "teacher-int8", "pca-int8", "student", "student-int8"} <= set(rows)
+    assert rows["student-int8"]["bytes"] == rows["pca-int8"]["bytes"] == (120 + 60) * (6 + 2)
+    assert rows["teacher"]["bytes"] == (120 + 60) * 8 * 4
+
+
+@pytest.mark.parametrize("run", ["teacher", "student"])
+def test_submitted_recommendations_are_in_the_logs_own_keys(
+    ray_cluster: LocalCluster, run: str, teacher: Path, student: Path, log: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "top.csv"
+    path = {"teacher": teacher, "student": student}[run]
+    submitted = ray_cluster.submit("recommend", "--run", str(path), "--k", "5", "--out", str(out))
+    assert submitted.returncode == 0, submitted.stdout
+    table = pa_csv.read_csv(out)
+    assert table.column_names == ["user", "rank", "item", "score"]
+    assert set(table["user"].to_pylist()) == set(pa_csv.read_csv(log)["user"].to_pylist())
+    assert set(table["item"].to_pylist()) <= set(pa_csv.read_csv(log)["item"].to_pylist())
+    assert table["rank"].to_pylist()[:5] == [1, 2, 3, 4, 5]
+
+
 def test_a_failing_job_says_why_in_one_line(ray_cluster: LocalCluster, tmp_path: Path) -> None:
     failed = ray_cluster.submit("train", "--data", str(tmp_path / "nothing"), "--out", str(tmp_path / "run"))
     assert failed.returncode != 0
