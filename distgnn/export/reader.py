@@ -65,11 +65,12 @@ def read_export(path: str) -> Export:
         path: a run's directory, or the export's own folder; local or any fsspec URI (remote files are cached).
 
     Raises:
-        UserError: no export there, or a missing, truncated, altered or foreign file, by name.
+        UserError: no export there, or a missing, truncated, altered or foreign file, by name; too little memory.
     """
     uri = _find(path)
     manifest = _read_manifest(uri)
     files = {name: _checked(uri, name, manifest["files"][name]) for name in FILES}
+    _refuse_too_large(uri, files, manifest)
     users = _RowReader(uri, files[USERS], USERS, manifest)
     items = _RowReader(uri, files[ITEMS], ITEMS, manifest)
     lengths = np.zeros(manifest["n_users"], np.int64)
@@ -135,6 +136,23 @@ def _checked(uri: str, name: str, facts: dict[str, Any]) -> Path:
     if storage.is_local(place) and storage.sha256_of(place) != facts["sha256"]:
         raise UserError(f"{place}: altered, its sha256 is not the manifest's; export the run again")
     return storage.local_copy(place, facts["sha256"])
+
+
+def _refuse_too_large(uri: str, files: dict[str, Path], manifest: dict[str, Any]) -> None:
+    """Vectors as they are; keys, seen items and the rest twice while they are put in order."""
+    row = manifest["dim"] * np.dtype(manifest["dtype"]).itemsize + 2 * (manifest["dtype"] == "int8")
+    need = (manifest["n_users"] + manifest["n_items"]) * row
+    for name in (USERS, ITEMS):
+        with _parsing(uri, name):
+            metadata = pq.read_metadata(files[name])
+        for group in (metadata.row_group(number) for number in range(metadata.num_row_groups)):
+            columns = [group.column(number) for number in range(group.num_columns)]
+            need += 2 * sum(c.total_uncompressed_size for c in columns if not c.path_in_schema.startswith("vector"))
+    free = storage.available_memory()
+    if need > free:
+        raise UserError(
+            f"{uri}: needs {storage.gib(need)} of memory, {storage.gib(free)} is free; use a larger machine"
+        )
 
 
 @contextmanager

@@ -258,6 +258,16 @@ def test_files_of_something_else_are_named(tmp_path: Path) -> None:
         read_export(str(folder))
 
 
+def test_what_does_not_fit_into_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    export = small_export(tmp_path, "float64", dim=16)
+    vectors = export.users.nbytes + export.items.nbytes
+    monkeypatch.setattr(storage, "available_memory", lambda: vectors + 4 * len(export.seen_items))
+    with pytest.raises(UserError, match="embeddings: needs .* of memory, .* is free"):
+        read_export(str(tmp_path / "run"))
+    monkeypatch.setattr(storage, "available_memory", lambda: 2 * vectors + 16 * len(export.seen_items))
+    read_export(str(tmp_path / "run"))
+
+
 def test_an_export_in_object_storage(s3_bucket: str, dataset: PreparedDataset) -> None:
     users, items = random_tables(dataset, "int8")
     out = storage.join(s3_bucket, "run", "embeddings")
