@@ -9,16 +9,13 @@ from distgnn.report.table import format_table
 
 COLUMNS = ["model", "recall@20", "ndcg@20", "bytes", "latency_ms"]
 _NAMES = {"TopPop": "toppop", "ItemKNN": "itemknn", "ALS": "als", "GF-CF": "gfcf"}
-_COMPRESSED = ("teacher", "student", "student-int8")
+_ORDER = (*_NAMES.values(), "teacher", "student", "student-int8")
 
 
 def summary_rows(teacher: dict[str, Any], student: dict[str, Any]) -> list[dict[str, Any]]:
     """Rows of COLUMNS: the baselines of a teacher's report, then teacher and students of a student's report."""
-    baselines = {_NAMES[row["model"]]: row for row in teacher["baselines"]}
-    compressed = {row["model"]: row for row in student["models"]}
-    named = [*((name, baselines[name]) for name in ("toppop", "itemknn", "als", "gfcf") if name in baselines)]
-    named += [(name, compressed[name]) for name in _COMPRESSED]
-    return [{"model": name, **{key: row[key] for key in COLUMNS[1:]}} for name, row in named]
+    found = {_NAMES.get(row["model"], row["model"]): row for row in [*teacher["baselines"], *student["models"]]}
+    return [{**{key: found[name][key] for key in COLUMNS}, "model": name} for name in _ORDER if name in found]
 
 
 def write_summary(folder: str, teacher_run: str, student_run: str) -> list[dict[str, Any]]:

@@ -27,8 +27,6 @@ def run_worker(config: Config, run: str, dataset: PreparedDataset, group: Worker
     last = _last_checkpoint(run) if config.run.resume else None
     keep = _records_until(run, last)
     recorder = Recorder(run, tensorboard=config.run.tensorboard, active=group.rank == 0, keep=keep)
-    if last is not None:
-        recorder.say(f"going on from {last.phase} step {last.step} on {group.size} workers")
     phase = "fit" if config.train.max_steps else config.train.phase
     trainers = []
     epochs = config.train.epochs
@@ -84,6 +82,8 @@ def _make(
             f"{phase}: a step of {config.train.batch_size:,} edges holds half of the {topology.n_edges:,} or more, and "
             "its edges are not sampled from: lower train.batch_size"
         )
+    if last is not None:
+        recorder.say(f"going on from {phase} step {last.step} on {group.size} workers")
     recorder.say(placement.statement)
     return trainer
 
