@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import psutil
 
 from distgnn import storage
-from distgnn.config import ClusterConfig
+from distgnn.config import ClusterConfig, Config
 from distgnn.doctor.finding import FAIL, OK, WARN, Examination, Finding, refusal
 from distgnn.types import UserError
 
@@ -49,10 +49,8 @@ def check_ray(examination: Examination) -> list[Finding]:
         answer = _answer(asked, deadline) if isinstance(asked, subprocess.Popen) else asked
         findings.append(_judge(address, answer, token, config.cluster))
         n_nodes = max(n_nodes, len(answer.get("nodes", [])))
-    if n_nodes > 1 and config.cluster.ray and storage.is_local(config.run.out or "runs"):
-        figure = f"{config.run.out or 'runs'} is a local path, and the cluster has {n_nodes} nodes"
-        advice = "name a folder that all nodes share, or a URI such as s3://bucket/run"
-        findings.append(Finding(WARN, "run.out on Ray", figure, advice))
+    if n_nodes > 1 and config.cluster.ray:
+        findings += _not_shared(config, n_nodes)
     return findings
 
 
@@ -63,6 +61,25 @@ def asked_for(ray: bool) -> list[str]:
     if ray and not os.environ.get("RAY_ADDRESS"):
         addresses.append("auto")
     return addresses
+
+
+def _not_shared(config: Config, n_nodes: int) -> list[Finding]:
+    """Local paths that the workers of several nodes have to see alike."""
+    found = []
+    out = config.run.out or "runs"
+    advice = "name a folder that all nodes share, or a URI such as s3://bucket/"
+    if storage.is_local(out):
+        found.append(Finding(WARN, "run.out on Ray", f"{out} is local, and the cluster has {n_nodes} nodes", advice))
+    if not config.data.path:
+        figure = f"it would be prepared into {storage.cache_dir()} of one node, and the cluster has {n_nodes}"
+        prepare = (
+            "prepare it once with distgnn prepare --out, to a place that all nodes see, and name that in data.path"
+        )
+        found.append(Finding(WARN, "data on Ray", figure, prepare))
+    elif storage.is_local(config.data.path):
+        figure = f"{config.data.path} is local, and the cluster has {n_nodes} nodes"
+        found.append(Finding(WARN, "data on Ray", figure, advice))
+    return found
 
 
 def _local_hint() -> str:

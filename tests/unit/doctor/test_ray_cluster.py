@@ -153,17 +153,22 @@ def test_a_sound_cluster(answers: dict[str, Any], monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
     answers["auto"] = {"nodes": [{"CPU": 4, "GPU": 1}, {"CPU": 2}]}
-    found = check("cluster.ray=true", "run.out=s3://bucket/run")
+    found = check("cluster.ray=true", "run.out=s3://bucket/run", "data.path=s3://bucket/data")
     assert [finding.status for finding in found] == [OK, OK]
     assert found[1].figure == "2 nodes, 6 CPUs, 1 GPUs"
 
 
-def test_a_local_folder_on_several_nodes(answers: dict[str, Any]) -> None:
+def test_local_folders_on_several_nodes(answers: dict[str, Any]) -> None:
+    def warned(*overrides: str) -> list[str]:
+        found = check("cluster.ray=true", *overrides)
+        return [finding.what for finding in found if finding.status == WARN and finding.what.endswith("on Ray")]
+
     answers["auto"] = {"nodes": [{"CPU": 4}, {"CPU": 2}]}
-    finding = check("cluster.ray=true", "run.out=/data/run")[-1]
-    assert (finding.what, finding.status) == ("run.out on Ray", WARN)
+    assert warned("run.out=/data/run") == ["run.out on Ray", "data on Ray"]
+    assert warned("run.out=s3://bucket/run", "data.path=/data/set") == ["data on Ray"]
+    assert warned("run.out=s3://bucket/run", "data.path=s3://bucket/set") == []
     answers["auto"] = {"nodes": [{"CPU": 4}]}
-    assert check("cluster.ray=true", "run.out=/data/run")[-1].status == OK
+    assert warned("run.out=/data/run") == []
 
 
 @pytest.mark.parametrize(
@@ -176,8 +181,8 @@ def test_a_local_folder_on_several_nodes(answers: dict[str, Any]) -> None:
 )
 def test_a_cluster_that_lacks_something(answers: dict[str, Any], nodes: list[dict[str, float]], words: str) -> None:
     answers["auto"] = {"nodes": nodes}
-    options = ["cluster.workers=2", "cluster.threads_per_worker=3", "cluster.use_gpu=true", "run.out=s3://b/run"]
-    finding = check("cluster.ray=true", *options)[-1]
+    options = ["cluster.workers=2", "cluster.threads_per_worker=3", "cluster.use_gpu=true"]
+    finding = check("cluster.ray=true", *options)[1]
     assert finding.status == (FAIL if words else OK)
     assert words in finding.figure
     assert finding.advice.startswith("lower cluster.workers" if words else "")
