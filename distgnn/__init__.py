@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["Recommender", "Trainer", "__version__", "evaluate", "load_dataset"]
+__all__ = ["Recommender", "Trainer", "__version__", "distill", "evaluate", "load_dataset"]
 
 _EXPORTS = {
     "Recommender": ("distgnn.recommender", "Recommender"),
     "Trainer": ("distgnn.commands", "Trainer"),
+    "distill": ("distgnn.commands", "distill"),
     "evaluate": ("distgnn.commands", "evaluate"),
     "load_dataset": ("distgnn.partition.prepare", "load_dataset"),
 }

@@ -44,6 +44,7 @@ _FLAGS = {
         "--baselines": "evaluate.baselines",
         "--out": "run.out",
     },
+    "distill": {"--run": "run.path", "--workers": "cluster.workers", "--out": "run.out"},
     "recommend": {
         "--run": "run.path",
         "--k": "recommend.k",
@@ -58,6 +59,7 @@ _HELP = {
     "prepare": "turn an interaction log into a partitioned dataset",
     "train": "train a graph recommender and evaluate it",
     "evaluate": "evaluate a run, or baselines, on the whole catalogue",
+    "distill": "distil a run into small tables that need no graph",
     "recommend": "write lists of recommended items to a file",
     "datasets": "list the datasets that can be named",
     "doctor": "check what a run needs before it starts, and say what to do about what it lacks",
@@ -79,6 +81,7 @@ _SECTIONS = {
     ),
     "evaluate": ("run", "data", "evaluate", "baselines", "cluster"),
     "doctor": ("run", "data", "cluster"),
+    "distill": ("run", "distill", "evaluate", "cluster"),
     "recommend": ("run", "recommend", "cluster"),
 }
 
@@ -119,7 +122,7 @@ def build_parser() -> argparse.ArgumentParser:
             command.add_argument(flag, metavar="VALUE", help=f"short for --set {key}=VALUE")
         if name == "doctor":
             command.add_argument("--json", metavar="FILE", default="", help="write the findings there too")
-        if name == "train":
+        if name in ("train", "distill"):
             command.add_argument("--resume", action="store_true", help="go on from the last checkpoint in run.out")
     return parser
 

@@ -1,4 +1,4 @@
-"""prepare, train, evaluate, recommend, datasets: what command line and jobs call; one definition of every option."""
+"""prepare, train, evaluate, distill, recommend, datasets: what command line and jobs both call."""
 
 from __future__ import annotations
 
@@ -7,13 +7,21 @@ import os
 import time
 from typing import Any
 
+import numpy as np
+
 from distgnn import storage
 from distgnn.baselines.runner import run_baselines
 from distgnn.config import Config
 from distgnn.data.registry import format_datasets, list_datasets
+from distgnn.distillation.compression import closed_form_tables
+from distgnn.distillation.launch import run_distillation, run_student_evaluation, teacher_of
+from distgnn.distillation.run import FLOAT_FOLDER
+from distgnn.export.reader import read_export
+from distgnn.export.table import Table
 from distgnn.partition import prepare as preparation
 from distgnn.partition.dataset import PreparedDataset
 from distgnn.recommender.batch import write_recommendations
+from distgnn.recommender.latency import request_latency
 from distgnn.report import format_table, write_report
 from distgnn.training.launch import Launcher, on_local_workers, open_run, run_evaluation, run_training
 from distgnn.types import UserError
@@ -79,6 +87,40 @@ def prepare(config: Config) -> PreparedDataset:
     return dataset
 
 
+def distill(config: Config) -> dict[str, Any]:
+    """Distil a teacher's run (`run.path`) into a student's (`run.out`); returns the report.
+
+    Its `models` are rows of teacher, compressed teachers, student and int8 student: metrics, bytes, latency_ms.
+    """
+    _refuse_lost_output(config, key="out" if config.run.out else "path")
+    report = run_distillation(config, _launcher(config))
+    records = report.pop("records")
+    for row, latency in zip(report["models"], _latencies(config.run.path, report), strict=True):
+        row["latency_ms"] = latency
+    *others, own = report["models"]
+    report |= {"model": own["model"], "bytes": own["bytes"], "latency_ms": own["latency_ms"], "baselines": others}
+    write_report(report["run"], report, records)
+    print(format_table(report["models"], ["model", "recall@20", "ndcg@20", "row_bytes", "bytes", "latency_ms"]))
+    print(f"report: {storage.join(report['run'], 'report.html')}")
+    return report
+
+
+def _latencies(teacher_run: str, report: dict[str, Any]) -> list[float]:
+    """Milliseconds of one top-20 request for each of the report's models, by the path that serves it."""
+    teacher, student = read_export(teacher_run), read_export(report["run"])
+    exact = read_export(storage.join(report["run"], FLOAT_FOLDER))
+    n_users = len(teacher.users)
+    rows = np.concatenate([teacher.users.values, teacher.items.values])
+    closed = closed_form_tables(rows, np.arange(len(rows)) < n_users, student.manifest["dim"])
+    tables: dict[str, tuple[Table, Table]] = {
+        "teacher": (teacher.users, teacher.items),
+        **{name: (table.take(slice(n_users)), table.take(slice(n_users, None))) for name, table in closed.items()},
+        "student": (exact.users, exact.items),
+        "student-int8": (student.users, student.items),
+    }
+    return [request_latency(teacher, *tables[row["model"]]) for row in report["models"]]
+
+
 def _table(report: dict[str, Any]) -> str:
     rows = [*report.get("baselines", []), {"model": report.get("model", "teacher"), **report["metrics"]}]
     return format_table([r for r in rows if len(r) > 1], _COLUMNS)
@@ -125,8 +167,10 @@ def evaluate(config: Config) -> dict[str, Any]:
         out = config.run.out or storage.join(config.run.path, f"evaluation-{config.evaluate.split}")
         if config.run.out:
             storage.refuse_used(out)
-        report = run_evaluation(config, _launcher(config))
-        report["model"] = merged.model.encoder
+        student = teacher_of(config.run.path) is not None
+        run = run_student_evaluation if student else run_evaluation
+        report = run(config, _launcher(config))
+        report["model"] = "student-int8" if student else merged.model.encoder
         if config.evaluate.baselines:
             report["baselines"] = run_baselines(dataset, config.evaluate.baselines, config.evaluate.split, merged)
         return _finish(out, report, [])
@@ -156,4 +200,5 @@ def _evaluate_baselines(config: Config) -> dict[str, Any]:
 
 def recommend(config: Config) -> dict[str, Any]:
     """Write lists by a run's export (`run.path`) to the file `run.out`; returns what was done, see `batch`."""
+    _refuse_lost_output(config)
     return write_recommendations(config)

@@ -21,7 +21,7 @@ else:  # Python 3.10
     import tomli as tomllib
 
 
-_MOST_BATCH, _LEAST_STEPS = 2048, 32  # of train.batch_size = 0
+_MOST_BATCH, _LEAST_STEPS = 2048, 32  # of a batch_size = 0
 
 
 def _one_of(section: str, key: str, value: object, allowed: tuple[str, ...]) -> None:
@@ -233,6 +233,33 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DistillConfig:
+    """From a teacher to tables of narrower rows, without a graph."""
+
+    student: str = "embedding"  # a row of its own for every user and item
+    dim: int = 30  # width; as int8 a row takes dim + 2 bytes
+    epochs: int = 4  # over the teacher's training edges
+    batch_size: int = 0  # global; 0: 2,048, or less on a small graph, for at least 32 steps an epoch
+    lr: float = 0.005  # of lazy Adam; falls linearly to 0
+    top: int = 100  # length of the teacher's list for each user, of items that the user does not have
+    listed: int = 32  # of them drawn for every edge of a step, the head of the list more often
+    negatives: int = 256  # items drawn uniformly for a step, shared by its edges
+    temperature: float = 0.3  # divides the scores of teacher and student where their rankings are compared
+    label_weight: float = 0.1  # of the true edges' in-batch softmax, beside the teacher's ranking
+
+    def __post_init__(self) -> None:
+        _one_of("distill", "student", self.student, ("embedding",))
+        for key in ("dim", "epochs", "top", "listed", "negatives"):
+            _at_least("distill", key, getattr(self, key), 1)
+        for key in ("batch_size", "lr", "label_weight"):
+            _at_least("distill", key, getattr(self, key), 0)
+        if not self.temperature > 0:
+            raise UserError(f"config: distill.temperature = {self.temperature} must be positive")
+        if self.listed > self.top:
+            raise UserError(f"config: distill.listed = {self.listed} is more than distill.top = {self.top}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
     """Full-catalogue evaluation."""
 
@@ -321,6 +348,7 @@ class Config:
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     baselines: BaselinesConfig = field(default_factory=BaselinesConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
@@ -339,11 +367,13 @@ class Config:
         return self.partition.parts or self.cluster.workers
 
     def for_edges(self, n_fit: int) -> Config:
-        """`train.batch_size = 0` resolved for a graph of so many fit edges."""
-        if self.train.batch_size:
-            return self
+        """`train.batch_size = 0` and `distill.batch_size = 0` resolved for a graph of so many fit edges."""
         size = min(_MOST_BATCH, max(1, n_fit // _LEAST_STEPS))
-        return dataclasses.replace(self, train=dataclasses.replace(self.train, batch_size=size))
+        return dataclasses.replace(
+            self,
+            train=dataclasses.replace(self.train, batch_size=self.train.batch_size or size),
+            distill=dataclasses.replace(self.distill, batch_size=self.distill.batch_size or size),
+        )
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """Plain nested dictionaries (tuples become lists)."""

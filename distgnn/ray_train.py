@@ -55,8 +55,8 @@ def on_ray_workers(job: str, config: Config, run: str, dataset: PreparedDataset)
             "job": job,
             # An attempt after a failure goes on from the run's last checkpoint; the first one of a new run finds none.
             "config": dataclasses.replace(config, run=dataclasses.replace(config.run, resume=True)).to_dict(),
-            "run": _from_anywhere(run),
-            "dataset": _from_anywhere(dataset.path),
+            "run": storage.from_anywhere(run),
+            "dataset": storage.from_anywhere(dataset.path),
             "threads": threads,
             "mailbox": mailbox,
         },
@@ -152,7 +152,7 @@ def _run_config(run: str, cluster: ClusterConfig, threads: int) -> ray.train.Run
         environment |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
     filesystem, path = storage.filesystem(run)
     return ray.train.RunConfig(
-        storage_path=_from_anywhere(run) if storage.is_local(run) else path,
+        storage_path=storage.from_anywhere(run) if storage.is_local(run) else path,
         storage_filesystem=None if storage.is_local(run) else PyFileSystem(FSSpecHandler(filesystem)),
         name="ray",
         logging_config=ray.train.LoggingConfig(log_level="WARNING"),
@@ -227,7 +227,3 @@ def _worker_error(error: TrainingFailedError, restarts: int) -> WorkerError:
 
 def _short(error: BaseException) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
-
-
-def _from_anywhere(path: str) -> str:
-    return str(storage.local_path(path)) if storage.is_local(path) else path

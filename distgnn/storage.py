@@ -64,6 +64,11 @@ def local_path(uri: str) -> Path:
     return Path(filesystem(uri)[1])
 
 
+def from_anywhere(uri: str) -> str:
+    """The URI in a form that also holds in another working directory."""
+    return str(local_path(uri)) if is_local(uri) else os.fspath(uri)
+
+
 def _words(error: BaseException) -> str:
     """The first line of what went wrong."""
     if isinstance(error, OSError) and error.strerror:

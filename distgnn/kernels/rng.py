@@ -28,6 +28,8 @@ STREAM_INIT = np.uint64(5)
 STREAM_DROPOUT = np.uint64(6)
 STREAM_TIE = np.uint64(7)
 STREAM_SPLIT = np.uint64(8)
+STREAM_LISTED = np.uint64(9)
+STREAM_DISTILL_ITEM = np.uint64(10)
 
 
 @njit(nogil=True, cache=True, inline="always")

@@ -6,12 +6,22 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Generic, Protocol, TypeVar
 
-from distgnn.sampler import NeighborSampler, SeedOrder
-from distgnn.types import MiniBatch
+from distgnn.sampler import SeedOrder
+from distgnn.types import SeedEdges
+
+Batch = TypeVar("Batch", covariant=True)
 
 
-class PrefetchLoader:
+class BatchSampler(Protocol[Batch]):
+    """What makes a batch of a step's seeds, as `distgnn.sampler.NeighborSampler` does; called by several threads."""
+
+    def sample(self, seeds: SeedEdges, step: int) -> Batch:
+        """The batch of a step."""
+
+
+class PrefetchLoader(Generic[Batch]):
     """Minibatches of steps [start, stop), sampled by `threads` threads, at most `prefetch` ahead.
 
     The kernels release the GIL, so a thread samples while the trainer computes. An error in a thread is raised at its
@@ -19,7 +29,7 @@ class PrefetchLoader:
     """
 
     def __init__(
-        self, order: SeedOrder, sampler: NeighborSampler, start: int, stop: int, *, threads: int, prefetch: int
+        self, order: SeedOrder, sampler: BatchSampler[Batch], start: int, stop: int, *, threads: int, prefetch: int
     ) -> None:
         self.order = order
         self.sampler = sampler
@@ -29,11 +39,11 @@ class PrefetchLoader:
         self.prefetch = prefetch
         self.blocked_seconds = 0.0
 
-    def _load(self, step: int) -> MiniBatch:
+    def _load(self, step: int) -> Batch:
         return self.sampler.sample(self.order.seeds(step), step)
 
-    def __iter__(self) -> Iterator[MiniBatch]:
-        pending: deque[Future[MiniBatch]] = deque()
+    def __iter__(self) -> Iterator[Batch]:
+        pending: deque[Future[Batch]] = deque()
         pool = ThreadPoolExecutor(self.threads, thread_name_prefix="distgnn-sampler")
         try:
             next_step = self.start

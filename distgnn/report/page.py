@@ -17,6 +17,7 @@ from distgnn.report.style import STYLE
 from distgnn.report.table import format_value
 
 TABLE_METRICS = ("recall@20", "ndcg@20", "recall@10", "ndcg@10", "hit@10", "mrr", "coverage@20", "gini@20")
+COSTS = ("bytes", "latency_ms", "fit_seconds")  # not marked: they are no contest of their own
 SLICES = {
     "Long tail": "tail",
     "Users with few training edges": "cold_user",
@@ -117,8 +118,9 @@ def _tiles(report: Mapping[str, Any]) -> str:
 
 
 def _model_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    name = report["config"].get("model", {}).get("encoder", "model")
-    own = {"model": f"{name} (this run)", **report["metrics"]}
+    name = report.get("model") or report["config"].get("model", {}).get("encoder", "model")
+    cost = {key: report[key] for key in ("bytes", "latency_ms") if key in report}
+    own = {"model": f"{name} (this run)", **report["metrics"], **cost}
     if report["seconds"].get("total") is not None:
         own["fit_seconds"] = report["seconds"]["total"]
     return [own, *report.get("baselines", [])]
@@ -129,9 +131,9 @@ def _metrics_table(report: Mapping[str, Any]) -> str:
     columns = [name for name in TABLE_METRICS if any(row.get(name) is not None for row in rows)]
     if not columns:
         return ""
-    labels = {"fit_seconds": "fit, s"}
+    labels = {"fit_seconds": "fit, s", "latency_ms": "request, ms"}
     if len(rows) > 1:
-        columns.append("fit_seconds")
+        columns += [name for name in COSTS if any(row.get(name) is not None for row in rows)]
     return _table(rows, columns, labels)
 
 
@@ -167,7 +169,7 @@ def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], labels: Ma
 
 def _best(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
     values = [row[name] for row in rows if row.get(name) is not None]
-    if not values or name == "fit_seconds":
+    if not values or name in COSTS:
         return None
     return min(values) if name in _LOWER_IS_BETTER else max(values)
 

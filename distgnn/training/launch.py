@@ -33,7 +33,7 @@ Launcher = Callable[[str, Config, str, PreparedDataset], Report]  # job, config,
 
 TRAIN_JOB = "distgnn.training.run:run_worker"
 EVALUATE_JOB = "distgnn.training.run:evaluate_worker"
-_CONFIG, _DATASET = "config.toml", "dataset.json"
+CONFIG_FILE, DATASET_FILE = "config.toml", "dataset.json"
 GRACE_SECONDS = 10.0  # for a worker to end by itself
 
 
@@ -52,20 +52,33 @@ def run_training(config: Config, launch: Launcher | None = None) -> Report:
     config = config.for_edges(dataset.n_fit)
     prepared = time.perf_counter() - started
     run = config.run.out or f"runs/{dataset.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    if config.run.resume:
-        _refuse_other_dataset(run, dataset)
-    else:
-        storage.refuse_used(run)
-    with _undone_without_checkpoint(run):
-        storage.write_bytes(storage.join(run, _CONFIG), config.to_toml().encode())
-        storage.write_json(
-            storage.join(run, _DATASET),
-            {"name": dataset.name, "path": _from_anywhere(dataset.path), "dataset_hash": dataset.data_hash},
-        )
+    with begin_run(config, run, dataset):
         report = (launch or on_local_workers)(TRAIN_JOB, config, run, dataset)
     report["seconds"]["prepare"] = prepared
     report["seconds"]["total"] += prepared
     return {**report, "run": run}
+
+
+@contextmanager
+def begin_run(config: Config, run: str, dataset: PreparedDataset, more: dict[str, str] | None = None) -> Iterator[None]:
+    """A run directory with its config and dataset, for the workers to fill within the block.
+
+    Args:
+        config, dataset: of the run. run: its directory: new, or with `run.resume` one of the same data.
+        more: for dataset.json.
+
+    Raises:
+        UserError: the directory is in use, or of another dataset.
+    """
+    if config.run.resume:
+        _refuse_other_dataset(run, dataset)
+    else:
+        storage.refuse_used(run)
+    facts = {"name": dataset.name, "path": storage.from_anywhere(dataset.path), "dataset_hash": dataset.data_hash}
+    with _undone_without_checkpoint(run):
+        storage.write_bytes(storage.join(run, CONFIG_FILE), config.to_toml().encode())
+        storage.write_json(storage.join(run, DATASET_FILE), {**facts, **(more or {})})
+        yield
 
 
 def _check_target(config: Config) -> None:
@@ -73,14 +86,14 @@ def _check_target(config: Config) -> None:
     run = config.run.out
     if config.run.resume and not run:
         raise UserError("run.resume = true needs the run to go on with: name its directory in run.out")
-    if run and not (config.run.resume and storage.exists(storage.join(run, _DATASET))):
+    if run and not (config.run.resume and storage.exists(storage.join(run, DATASET_FILE))):
         storage.refuse_used(run)
 
 
 @contextmanager
 def _undone_without_checkpoint(run: str) -> Iterator[None]:
     """A mistake found before the first new checkpoint leaves the run as it was: not there, or as it was to resume."""
-    uris = [storage.join(run, name) for name in (_CONFIG, _DATASET)]
+    uris = [storage.join(run, name) for name in (CONFIG_FILE, DATASET_FILE)]
     before = {uri: storage.read_bytes(uri) for uri in uris if storage.exists(uri)}
     last, existed = _checkpoint_uris(run), storage.exists(run)
     try:
@@ -99,14 +112,9 @@ def _checkpoint_uris(run: str) -> list[str]:
     return [info.uri for info in list_checkpoints(run)]
 
 
-def _from_anywhere(path: str) -> str:
-    """A path that also holds in another working directory."""
-    return str(storage.local_path(path)) if storage.is_local(path) else path
-
-
 def _refuse_other_dataset(run: str, dataset: PreparedDataset) -> None:
     """Its partitions and workers may change, checkpoints being by stable id; its data may not."""
-    uri = storage.join(run, _DATASET)
+    uri = storage.join(run, DATASET_FILE)
     if not storage.exists(uri):
         return
     known = storage.read_json(uri)
@@ -120,10 +128,10 @@ def _refuse_other_dataset(run: str, dataset: PreparedDataset) -> None:
 def open_run(config: Config) -> tuple[Config, PreparedDataset]:
     """Config and dataset of the run that `run.path` names; evaluate, baselines and cluster come from `config`."""
     run = config.run.path
-    if not run or not storage.exists(storage.join(run, _CONFIG)):
+    if not run or not storage.exists(storage.join(run, CONFIG_FILE)):
         raise UserError(f"run.path = {run!r}: no config.toml there; name the directory of a training run")
-    trained = load_config(storage.local_copy(storage.join(run, _CONFIG)))
-    known = storage.read_json(storage.join(run, _DATASET))
+    trained = load_config(storage.local_copy(storage.join(run, CONFIG_FILE)))
+    known = storage.read_json(storage.join(run, DATASET_FILE))
     dataset = PreparedDataset.open(known["path"])
     if known.get("dataset_hash") != dataset.data_hash:
         raise UserError(f"{run}: {dataset.path} is not the dataset that the run was trained on")

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from distgnn.timing import median_latency
 from distgnn.training.evaluation import build_ranking_task
-from distgnn.training.latency import median_latency, scorer_latency
+from distgnn.training.latency import scorer_latency
 from tests.small_training import small_graph
 
 

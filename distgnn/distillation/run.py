@@ -1,0 +1,229 @@
+"""A distillation job on one worker: train the student, judge it beside the teacher and closed-form tables, export."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from distgnn import storage
+from distgnn.config import Config
+from distgnn.distillation.compression import closed_form_tables
+from distgnn.distillation.teacher import Teacher, load_teacher, memory_bytes, refuse_too_large
+from distgnn.distillation.trainer import StudentTrainer
+from distgnn.distributed.process_group import WorkerGroup
+from distgnn.export.format import FOLDER
+from distgnn.export.reader import read_export
+from distgnn.export.table import Table, quantize_rows
+from distgnn.graph import Topology
+from distgnn.partition.dataset import PreparedDataset
+from distgnn.training.checkpoint import list_checkpoints
+from distgnn.training.evaluation import RankingResult, build_ranking_task, evaluate_ranking
+from distgnn.training.export import export_workers_rows
+from distgnn.training.inference import ModelScorer, OwnNodes
+from distgnn.training.recorder import Recorder, read_records
+from distgnn.types import USER, UserError
+
+FLOAT_FOLDER = "embeddings-float32"
+COMPARED = ("teacher", "teacher-int8", "pca-int8", "svd-int8", "student", "student-int8")
+
+
+class _Judge:
+    """Evaluates tables of this worker's rows on held-out edges; every method is a collective."""
+
+    def __init__(
+        self,
+        config: Config,
+        dataset: PreparedDataset,
+        topology: Topology,
+        own: OwnNodes,
+        group: WorkerGroup,
+        split: str,
+    ) -> None:
+        self.topology, self.own, self.group = topology, own, group
+        self.memory = int(config.evaluate.memory_gib * 2**30)
+        edges = dataset.edges(split)
+        self.there = bool(len(edges[0]))
+        self.task = build_ranking_task(topology, *edges, node_range=(own.low, own.high)) if self.there else None
+
+    def result(self, table: Table) -> RankingResult | None:
+        """Metrics of rows `[n_own, d]`; None without held-out edges."""
+        if self.task is None:
+            return None
+        vectors = torch.from_numpy(np.ascontiguousarray(table.dequantize())).to(self.group.device)
+        scorer = ModelScorer(vectors, self.own, self.topology, self.task.users, self.group)
+        cpu = self.group.cpu if self.group.size > 1 else None
+        return evaluate_ranking(scorer, self.task, memory_bytes=self.memory, group=cpu)
+
+
+def split_of(phase: str) -> str:
+    """The split that a phase's training has not seen."""
+    return "test" if phase == "full" else "valid"
+
+
+def _place(config: Config, dataset: PreparedDataset, phase: str, group: WorkerGroup) -> tuple[Topology, np.ndarray]:
+    topology = dataset.topology(phase, config.partition.method, config.parts)
+    return topology, dataset.book(config.partition.method, config.parts).worker_bounds(group.size)
+
+
+def distill_worker(config: Config, run: str, dataset: PreparedDataset, group: WorkerGroup) -> dict[str, Any]:
+    """Distil the run that `run.path` names; every worker calls it. Returns the report without latencies."""
+    started = time.perf_counter()
+    facts = {"dataset": dataset.name, "dataset_hash": dataset.data_hash}
+    phase = read_phase(config.run.path)
+    topology, bounds = _place(config, dataset, phase, group)
+    own = OwnNodes(topology, bounds, group.rank)
+    teacher = load_teacher(config.run.path, own)
+    needed = memory_bytes(
+        len(own.nodes),
+        int((own.node_type == USER).sum()),
+        topology.n_nodes,
+        topology.n_items,
+        teacher.dim,
+        config.distill.dim,
+        config.distill.top,
+    )
+    statement = refuse_too_large(needed, group)
+    if config.distill.dim > teacher.dim:
+        raise UserError(
+            f"config: distill.dim = {config.distill.dim} is more than the teacher's width {teacher.dim}; a student is "
+            f"narrower: set distill.dim to at most {teacher.dim}"
+        )
+    found = list_checkpoints(run) if config.run.resume else []
+    keep = [r for r in read_records(run) if r["step"] <= found[-1].step] if found else []
+    recorder = Recorder(run, tensorboard=config.run.tensorboard, active=group.rank == 0, keep=keep)
+    trainer = StudentTrainer(config, run, topology, bounds, own, teacher, group, recorder, facts)
+    if found:
+        trainer.resume(found[-1])
+        recorder.say(f"going on from step {found[-1].step} on {group.size} workers")
+    recorder.say(statement)
+    trainer.train()
+    student = Table(trainer.embedding.weight.cpu().numpy())
+    report = _compare(config, dataset, topology, own, group, teacher, student)
+    for folder, table in ((FOLDER, quantize_rows(student.values)), (FLOAT_FOLDER, student)):
+        export_workers_rows(
+            storage.join(run, folder),
+            group,
+            model=f"{teacher.model} student",
+            dataset=dataset,
+            phase=phase,
+            topology=topology,
+            own=own,
+            rows=table,
+        )
+    report.update(_facts(config, dataset, trainer, group, started))
+    report["records"] = recorder.records
+    return report
+
+
+def read_phase(teacher_run: str) -> str:
+    """The phase that a run's export was trained in."""
+    return str(storage.read_json(storage.join(teacher_run, FOLDER, storage.MANIFEST))["phase"])
+
+
+def _compare(
+    config: Config,
+    dataset: PreparedDataset,
+    topology: Topology,
+    own: OwnNodes,
+    group: WorkerGroup,
+    teacher: Teacher,
+    student: Table,
+) -> dict[str, Any]:
+    """A row for each of COMPARED: metrics, and bytes of users and items; a collective."""
+    tables = {
+        "teacher": Table(teacher.own),
+        **closed_form_tables(teacher.own, own.node_type == USER, config.distill.dim, group),
+        "student": student,
+        "student-int8": quantize_rows(student.values),
+    }
+    split = split_of(teacher.phase)
+    judge = _Judge(config, dataset, topology, own, group, split)
+    models, last = [], None
+    for name in COMPARED:
+        table = tables[name]
+        last = judge.result(table)
+        row_bytes = table.nbytes // max(len(table), 1) if len(table) else 0
+        row_bytes = int(group.max_floats([float(row_bytes)])[0])
+        models.append(
+            {
+                "model": name,
+                **(last.metrics if last else {}),
+                "bytes": row_bytes * topology.n_nodes,
+                "user_bytes": row_bytes * topology.n_users,
+                "item_bytes": row_bytes * topology.n_items,
+                "row_bytes": row_bytes,
+            }
+        )
+    return {
+        "models": models,
+        "metrics": last.metrics if last else {},
+        "split": split,
+        "phase": teacher.phase,
+        "n_evaluated": last.n_evaluated if last else 0,
+        "n_dropped": last.n_dropped if last else dataset.n_users,
+    }
+
+
+def _facts(
+    config: Config, dataset: PreparedDataset, trainer: StudentTrainer, group: WorkerGroup, started: float
+) -> dict[str, Any]:
+    seconds = {name: group.max_floats([value])[0] for name, value in trainer.seconds.items()}
+    training = group.max_floats([trainer.training])[0]
+    positives, remote = group.sum_floats([float(trainer.positives), float(trainer.remote_rows)])
+    peaks = np.zeros(group.size)
+    peaks[group.rank] = storage.peak_memory()
+    counts = {name: getattr(dataset, name) for name in ("n_users", "n_items", "n_train", "n_test")}
+    return {
+        "dataset": {"name": dataset.name, **counts},
+        "config": config.to_dict(),
+        "seed": config.run.seed,
+        "workers": group.size,
+        "partitions": config.parts,
+        "seconds": {**seconds, "training": training, "total": time.perf_counter() - started},
+        "peak_rss_bytes": [int(p) for p in group.sum_floats(peaks.tolist())],
+        "remote_bytes": int(remote) * (8 + 8 * config.distill.dim),
+        "positives_per_second": positives / training if training else 0.0,
+        "sampled_edges_per_second": 0.0,
+    }
+
+
+def evaluate_export_worker(config: Config, run: str, dataset: PreparedDataset, group: WorkerGroup) -> dict[str, Any]:
+    """Evaluate a student run's exported rows on `evaluate.split`; every worker calls it."""
+    started = time.perf_counter()
+    export = read_export(run)
+    phase, split = export.manifest["phase"], config.evaluate.split
+    if split != split_of(phase):
+        raise UserError(
+            f"{run}: a student of a teacher that was trained on the {phase} graph; evaluate it with evaluate.split = "
+            f"{split_of(phase)}"
+        )
+    topology, bounds = _place(config, dataset, phase, group)
+    own = OwnNodes(topology, bounds, group.rank)
+    is_user = own.node_type == USER
+    rows = np.empty((len(own.nodes), export.manifest["dim"]), np.float32)
+    rows[is_user] = export.users.dequantize(own.stable_id[is_user])
+    rows[~is_user] = export.items.dequantize(own.stable_id[~is_user])
+    result = _Judge(config, dataset, topology, own, group, split).result(Table(rows))
+    counts = {name: getattr(dataset, name) for name in ("n_users", "n_items", "n_train", "n_test")}
+    peaks = np.zeros(group.size)
+    peaks[group.rank] = storage.peak_memory()
+    return {
+        "dataset": {"name": dataset.name, **counts},
+        "config": config.to_dict(),
+        "seed": config.run.seed,
+        "workers": group.size,
+        "partitions": config.parts,
+        "phase": phase,
+        "split": split,
+        "metrics": result.metrics if result else {},
+        "seconds": {"evaluation": result.seconds if result else 0.0, "total": time.perf_counter() - started},
+        "peak_rss_bytes": [int(p) for p in group.sum_floats(peaks.tolist())],
+        "remote_bytes": 0,
+        "positives_per_second": 0.0,
+        "sampled_edges_per_second": 0.0,
+        "n_evaluated": result.n_evaluated if result else 0,
+        "n_dropped": result.n_dropped if result else dataset.n_users,
+    }
