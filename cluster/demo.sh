@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Submit the main job on the bundled dataset to a cluster of its own, and stop that again: cluster/demo.sh FOLDER
+# Submit the main job on the bundled dataset, with fewer epochs than its recipe has, to a cluster of its own, and stop that
+# again: cluster/demo.sh FOLDER
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 case "$1" in /*) out="$1" ;; *) out="$PWD/$1" ;; esac
@@ -10,4 +11,4 @@ cores="$(nproc)"
 "$here/local.sh" start --num-cpus="$((cores < 2 ? 2 : cores))"
 eval "$("$here/local.sh" env)"
 cd "$here/.."
-ray job submit --working-dir . -- python jobs/demo.py --config jobs/recipes/debian-deps.toml --out "$out"
+ray job submit --working-dir . -- python jobs/demo.py --config jobs/recipes/debian-deps.toml --out "$out" --set train.epochs=8
