@@ -53,6 +53,7 @@ SURFACE = {
         "--resume",
     ],
     "evaluate": ["--config", "--set", "--run", "--name", "--data", "--workers", "--baselines", "--out"],
+    "distill": ["--config", "--set", "--run", "--workers", "--out", "--resume"],
     "recommend": ["--config", "--set", "--run", "--k", "--users", "--allow", "--block", "--unknown", "--out"],
     "datasets": [],
     "doctor": ["--config", "--set", "--json"],
@@ -67,7 +68,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Config]]:
     def recorder(name: str) -> Callable[[Config], None]:
         return lambda config: calls.append((name, config))
 
-    for name in ("prepare", "train", "evaluate", "recommend"):
+    for name in ("prepare", "train", "evaluate", "distill", "recommend"):
         monkeypatch.setattr(commands, name, recorder(name))
     return calls
 
@@ -101,7 +102,7 @@ def test_flags_are_short_for_options(called: list[tuple[str, Config]], tmp_path:
     assert (config.run.out, config.run.resume) == ("x=y", True)
 
 
-@pytest.mark.parametrize("command", ["prepare", "train", "evaluate", "recommend"])
+@pytest.mark.parametrize("command", ["prepare", "train", "evaluate", "distill", "recommend"])
 def test_every_flag_sets_an_option_that_exists(called: list[tuple[str, Config]], command: str) -> None:
     values = {"--format": "csv", "--split": "given", "--baselines": "als", "--unknown": "popular"}
     numbers = {"--parts": "2", "--workers": "2", "--seed": "3", "--k": "5"}
