@@ -92,14 +92,16 @@ def distill_worker(config: Config, run: str, dataset: PreparedDataset, group: Wo
             f"narrower: set distill.dim to at most {teacher.dim}"
         )
     found = list_checkpoints(run) if config.run.resume else []
-    keep = [r for r in read_records(run) if r["step"] <= found[-1].step] if found else []
-    recorder = Recorder(run, tensorboard=config.run.tensorboard, active=group.rank == 0, keep=keep)
-    trainer = StudentTrainer(config, run, topology, bounds, own, teacher, group, recorder, facts)
+    trainer = StudentTrainer(config, run, topology, bounds, own, teacher, group, facts)
     if found:
         trainer.resume(found[-1])
+    keep = [r for r in read_records(run) if r["step"] <= found[-1].step] if found else []
+    # Only now is metrics.jsonl written anew: a refusal leaves the run as it was.
+    recorder = Recorder(run, tensorboard=config.run.tensorboard, active=group.rank == 0, keep=keep)
+    if found:
         recorder.say(f"going on from step {found[-1].step} on {group.size} workers")
     recorder.say(statement)
-    trainer.train()
+    trainer.train(recorder)
     student = Table(trainer.embedding.weight.cpu().numpy())
     report = _compare(config, dataset, topology, own, group, teacher, student)
     for folder, table in ((FOLDER, quantize_rows(student.values)), (FLOAT_FOLDER, student)):

@@ -23,13 +23,14 @@ class Teacher:
 
     Attributes:
         own: of this worker's nodes, float32 `[n_own, d]`. items: of all items by stable id, float32 `[n_items, d]`.
-        phase: of the teacher's training: fit or full. model: its encoder.
+        phase: of the teacher's training: fit or full. model: its encoder. content_hash: of its export.
     """
 
     own: np.ndarray
     items: np.ndarray
     phase: str
     model: str
+    content_hash: str
 
     @property
     def dim(self) -> int:
@@ -49,7 +50,8 @@ def load_teacher(run: str, own: OwnNodes) -> Teacher:
     rows[is_user] = export.users.dequantize(own.stable_id[is_user])
     rows[~is_user] = export.items.dequantize(own.stable_id[~is_user])
     items = export.items.dequantize().astype(np.float32)
-    return Teacher(rows, items, export.manifest["phase"], export.manifest["model"])
+    facts = (export.manifest[key] for key in ("phase", "model", "content_hash"))
+    return Teacher(rows, items, *facts)
 
 
 def top_lists(

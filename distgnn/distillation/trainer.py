@@ -52,12 +52,10 @@ class StudentTrainer:
         own: OwnNodes,
         teacher: Teacher,
         group: WorkerGroup,
-        recorder: Recorder,
         facts: dict[str, str],
     ) -> None:
         self.config, self.distill, self.run, self.topology = config, config.distill, run, topology
-        self.bounds, self.own, self.teacher, self.group, self.recorder = bounds, own, teacher, group, recorder
-        self.facts = facts
+        self.bounds, self.own, self.teacher, self.group, self.facts = bounds, own, teacher, group, facts
         self.is_user = own.node_type == USER
         # Scores of about 1: unit users, items of mean square 1.
         self.item_scale = float(np.sqrt(np.mean(np.square(teacher.items, dtype=np.float64).sum(1)))) or 1.0
@@ -81,8 +79,9 @@ class StudentTrainer:
         rows = self.teacher_rows.astype(np.float64)
         return np.where(self.is_user[:, None], rows @ user_map, rows @ item_map).astype(np.float32)
 
-    def train(self) -> None:
-        """All epochs, from the last checkpoint where the run has one; a collective."""
+    def train(self, recorder: Recorder) -> None:
+        """All epochs, or those after the checkpoint that was resumed; a collective."""
+        self.recorder = recorder
         started = time.perf_counter()
         users = np.flatnonzero(self.is_user & (self.own.degree > 0))
         list_of = np.full(len(self.own.nodes), -1, np.int64)
@@ -159,7 +158,13 @@ class StudentTrainer:
 
     def save(self) -> None:
         """Write a checkpoint and drop the ones before it; a collective."""
-        facts = {**self.facts, "schedule": {}, "student": True, "steps": self.settings()}
+        facts = {
+            **self.facts,
+            "schedule": {},
+            "student": True,
+            "teacher": self.teacher.content_hash,
+            "steps": self.settings(),
+        }
         save_checkpoint(
             self.run, self.teacher.phase, self.step, nn.Identity(), None, self.embedding, self.own, self.group, facts
         )
@@ -173,8 +178,13 @@ class StudentTrainer:
         """Go on from a checkpoint.
 
         Raises:
-            UserError: not this dataset's, or of options with which its steps would be other steps.
+            UserError: not this dataset's or teacher's, or of options with which its steps would be other steps.
         """
+        if info.manifest.get("teacher") != self.teacher.content_hash:
+            raise UserError(
+                f"{info.uri}: was distilled from the vectors of another teacher, or of this one before it was trained "
+                "again; choose another run.out"
+            )
         known = info.manifest["steps"]
         for key, value in self.settings().items():
             if known.get(key) != value:

@@ -65,13 +65,15 @@ def begin_run(config: Config, run: str, dataset: PreparedDataset, more: dict[str
 
     Args:
         config, dataset: of the run. run: its directory: new, or with `run.resume` one of the same data.
-        more: for dataset.json.
+        more: for dataset.json; `teacher` makes it a student's.
 
     Raises:
-        UserError: the directory is in use, or of another dataset.
+        UserError: the directory is in use, of another dataset, or of a teacher where a student's is wanted, or the
+            other way round.
     """
     if config.run.resume:
         _refuse_other_dataset(run, dataset)
+        _refuse_other_kind(run, is_student="teacher" in (more or {}))
     else:
         storage.refuse_used(run)
     facts = {"name": dataset.name, "path": storage.from_anywhere(dataset.path), "dataset_hash": dataset.data_hash}
@@ -123,6 +125,16 @@ def _refuse_other_dataset(run: str, dataset: PreparedDataset) -> None:
             f"{run}: its checkpoints belong to another dataset ({known['name']}, now {dataset.name})"
             "; choose another run.out, or the dataset that it was trained on"
         )
+
+
+def _refuse_other_kind(run: str, *, is_student: bool) -> None:
+    uri = storage.join(run, DATASET_FILE)
+    known = storage.read_json(uri) if storage.exists(uri) else None
+    if known is None or ("teacher" in known) == is_student:
+        return
+    if is_student:
+        raise UserError(f"{run}: is a teacher's run; to go on with a student, name the student's own run in run.out")
+    raise UserError(f"{run}: is a student's run; to go on with a teacher, name the teacher's own run in run.out")
 
 
 def open_run(config: Config) -> tuple[Config, PreparedDataset]:
