@@ -245,7 +245,7 @@ class DistillConfig:
     listed: int = 32  # of them drawn for every edge of a step, the head of the list more often
     negatives: int = 256  # items drawn uniformly for a step, shared by its edges
     temperature: float = 0.3  # divides the scores of teacher and student where their rankings are compared
-    label_weight: float = 0.1  # of the true edges' in-batch softmax, beside the teacher's ranking
+    label_weight: float = 0.01  # of the true edges' in-batch softmax, beside the teacher's ranking
 
     def __post_init__(self) -> None:
         _one_of("distill", "student", self.student, ("embedding",))
