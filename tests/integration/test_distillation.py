@@ -41,7 +41,13 @@ TEACHER = [
     "run.tensorboard=false",
     "optim.lr=0.02",
 ]
-STUDENT = [f"distill.dim={DIM}", "distill.top=40", "distill.listed=16", "distill.negatives=64"]
+STUDENT = [
+    f"distill.dim={DIM}",
+    "distill.label_weight=0.1",
+    "distill.top=40",
+    "distill.listed=16",
+    "distill.negatives=64",
+]
 Command = Callable[..., tuple[int, str]]
 
 
