@@ -1,7 +1,6 @@
 """Evaluation shared out over two real gloo processes gives the metrics, and the errors, of one process."""
 
 import json
-import multiprocessing
 
 import numpy as np
 import pytest
@@ -10,6 +9,7 @@ import torch.distributed as dist
 from distgnn.graph import Topology
 from distgnn.training.evaluation import build_ranking_task, evaluate_ranking
 from distgnn.types import UserError
+from tests.two_workers import run_two_workers
 
 N_USERS, N_ITEMS, MEMORY = 120, 150, 1 << 22
 
@@ -70,16 +70,8 @@ def worker(rank, path, bounds):
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory):
     path = tmp_path_factory.mktemp("evaluation")
-    context = multiprocessing.get_context("spawn")
     bounds = (0, 50, N_USERS + N_ITEMS)
-    processes = [context.Process(target=worker, args=(rank, path, bounds)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(timeout=120)
-        if process.is_alive():
-            process.kill()
-    assert [p.exitcode for p in processes] == [0, 0]
+    run_two_workers(worker, path, bounds)
     return [json.loads((path / f"{rank}.json").read_text()) for rank in range(2)]
 
 

@@ -5,7 +5,6 @@ Plain gradients and not losses or Adam's steps: Adam hides a wrong scale.
 
 from __future__ import annotations
 
-import multiprocessing
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from distgnn.distributed.process_group import WorkerGroup
 from distgnn.nn.batch import block_tensors, dropout_key, node_keys
 from distgnn.training.objective import loss_of
 from tests.small_training import batch_of, small_config, small_graph, small_trainer
+from tests.two_workers import run_two_workers
 
 GRAPH = small_graph(4)
 STEP = 3
@@ -74,15 +74,7 @@ def worker(rank: int, folder: Path) -> None:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every case's gradients at two workers."""
     folder = tmp_path_factory.mktemp("gradients")
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=worker, args=(rank, folder)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(timeout=120)
-        if process.is_alive():
-            process.kill()
-    assert [process.exitcode for process in processes] == [0, 0]
+    run_two_workers(worker, folder)
     return folder
 
 

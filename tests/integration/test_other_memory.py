@@ -6,7 +6,6 @@ over NCCL, a GPU's over gloo.
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from distgnn.training import trainer as trainer_module
 from distgnn.training.checkpoint import list_checkpoints
 from tests.other_memory import OTHER, MixedMemories, OtherTensor, other_memory
 from tests.small_training import small_config, small_graph, small_trainer
+from tests.two_workers import run_two_workers
 
 GRAPH = small_graph(5)
 TABLES = {"device": OTHER, "host": torch.device("cpu")}
@@ -123,15 +123,7 @@ def worker(rank: int, folder: Path) -> None:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("memories")
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=worker, args=(rank, folder)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(timeout=120)
-        if process.is_alive():
-            process.kill()
-    assert [process.exitcode for process in processes] == [0, 0]
+    run_two_workers(worker, folder)
     return folder
 
 
