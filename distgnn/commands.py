@@ -185,14 +185,12 @@ def _evaluate_baselines(config: Config) -> dict[str, Any]:
     dataset = preparation.open_or_prepare(config)
     rows = run_baselines(dataset, config.evaluate.baselines, config.evaluate.split, config)
     print(format_table(rows, [*_COLUMNS, "fit_seconds"]))
-    facts = {
-        "name": dataset.name,
-        "n_users": dataset.n_users,
-        "n_items": dataset.n_items,
-        "n_train": dataset.n_train,
-        "n_test": dataset.n_test,
+    result = {
+        "dataset": dataset.counts(),
+        "config": config.to_dict(),
+        "split": config.evaluate.split,
+        "baselines": rows,
     }
-    result = {"dataset": facts, "config": config.to_dict(), "split": config.evaluate.split, "baselines": rows}
     if config.run.out:
         storage.write_json(storage.join(config.run.out, "report.json"), result)
     return result

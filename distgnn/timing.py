@@ -1,4 +1,4 @@
-"""How long a request takes."""
+"""How long the stages of a step take, and a request."""
 
 from __future__ import annotations
 
@@ -10,6 +10,24 @@ import numpy as np
 REQUESTS = 200
 _WARM_UP = 5
 _MOST_SECONDS = 5.0
+
+
+class StageClock:
+    """Adds the wall time since the last lap to a stage.
+
+    Args:
+        seconds: stage -> seconds, added to.
+    """
+
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self.seconds = seconds
+        self.since = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        """End a stage; the next one begins."""
+        now = time.perf_counter()
+        self.seconds[stage] += now - self.since
+        self.since = now
 
 
 def median_latency(request: Callable[[int], object], n_users: int, requests: int = REQUESTS) -> float:

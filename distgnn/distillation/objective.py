@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from distgnn.config import DistillConfig
 from distgnn.distillation.batches import StudentBatch
-from distgnn.distillation.teacher import pick
+from distgnn.distributed.device_memory import move
 from distgnn.distributed.exchange import all_gather_rows
 from distgnn.distributed.process_group import WorkerGroup
 from distgnn.losses import softmax_cross_entropy
@@ -52,9 +52,9 @@ def student_loss(
     device = rows.device
 
     def index(array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array, np.int64)).to(device)
+        return move(torch.from_numpy(np.ascontiguousarray(array, np.int64)), device)
 
-    user, item = pick(rows, index(batch.user)), pick(rows, index(batch.item))
+    user, item = F.embedding(index(batch.user), rows), F.embedding(index(batch.item), rows)
     gathered = all_gather_rows(item, batch.share_sizes.tolist(), group)
     logits = user @ gathered[index(batch.column_order)].T / label_temperature
     known = index(batch.batch_known)
@@ -62,12 +62,12 @@ def student_loss(
     mask[known[0], known[1]] = True
     labels = softmax_cross_entropy(logits.masked_fill(mask, -torch.inf), index(batch.share), batch.global_size)
 
-    t_user = pick(teacher_own, index(batch.own_user))
+    t_user = F.embedding(index(batch.own_user), teacher_own)
     listed_item = index(batch.listed_item)
-    t_listed = (t_user[:, None] * pick(teacher_items, listed_item.clamp(min=0))).sum(2)
-    s_listed = (user[:, None] * pick(rows, index(batch.listed))).sum(2)
+    t_listed = (t_user[:, None] * F.embedding(listed_item.clamp(min=0), teacher_items)).sum(2)
+    s_listed = (user[:, None] * F.embedding(index(batch.listed), rows)).sum(2)
     t_shared = t_user @ teacher_items[index(batch.shared_item)].T
-    s_shared = user @ pick(rows, index(batch.shared)).T
+    s_shared = user @ F.embedding(index(batch.shared), rows).T
     valid = torch.ones_like(s_shared, dtype=torch.bool)
     known = index(batch.shared_known)
     valid[known[0], known[1]] = False

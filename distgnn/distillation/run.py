@@ -11,7 +11,7 @@ import torch
 from distgnn import storage
 from distgnn.config import Config
 from distgnn.distillation.compression import closed_form_tables
-from distgnn.distillation.teacher import Teacher, load_teacher, memory_bytes, refuse_too_large
+from distgnn.distillation.teacher import Teacher, load_teacher, memory_bytes, own_rows
 from distgnn.distillation.trainer import StudentTrainer
 from distgnn.distributed.process_group import WorkerGroup
 from distgnn.export.format import FOLDER
@@ -22,7 +22,9 @@ from distgnn.partition.dataset import PreparedDataset
 from distgnn.training.checkpoint import list_checkpoints
 from distgnn.training.evaluation import RankingResult, build_ranking_task, evaluate_ranking
 from distgnn.training.export import export_workers_rows
+from distgnn.training.facts import ranking_facts, run_facts
 from distgnn.training.inference import ModelScorer, OwnNodes
+from distgnn.training.memory import refuse_host
 from distgnn.training.recorder import Recorder, read_records
 from distgnn.types import USER, UserError
 
@@ -45,8 +47,8 @@ class _Judge:
         self.topology, self.own, self.group = topology, own, group
         self.memory = int(config.evaluate.memory_gib * 2**30)
         edges = dataset.edges(split)
-        self.there = bool(len(edges[0]))
-        self.task = build_ranking_task(topology, *edges, node_range=(own.low, own.high)) if self.there else None
+        there = len(edges[0]) > 0
+        self.task = build_ranking_task(topology, *edges, node_range=(own.low, own.high)) if there else None
 
     def result(self, table: Table) -> RankingResult | None:
         """Metrics of rows `[n_own, d]`; None without held-out edges."""
@@ -81,11 +83,12 @@ def distill_worker(config: Config, run: str, dataset: PreparedDataset, group: Wo
         int((own.node_type == USER).sum()),
         topology.n_nodes,
         topology.n_items,
-        teacher.dim,
+        teacher.row_bytes,
         config.distill.dim,
         config.distill.top,
     )
-    statement = refuse_too_large(needed, group)
+    refuse_host(needed, "distill", "lower distill.top or distill.dim, or use fewer workers", group)
+    statement = f"distill: at most {storage.gib(needed)} a worker"
     if config.distill.dim > teacher.dim:
         raise UserError(
             f"config: distill.dim = {config.distill.dim} is more than the teacher's width {teacher.dim}; a student is "
@@ -159,14 +162,7 @@ def _compare(
                 "row_bytes": row_bytes,
             }
         )
-    return {
-        "models": models,
-        "metrics": last.metrics if last else {},
-        "split": split,
-        "phase": teacher.phase,
-        "n_evaluated": last.n_evaluated if last else 0,
-        "n_dropped": last.n_dropped if last else dataset.n_users,
-    }
+    return {"models": models, "phase": teacher.phase, **ranking_facts(last, dataset, split)}
 
 
 def _facts(
@@ -175,17 +171,9 @@ def _facts(
     seconds = {name: group.max_floats([value])[0] for name, value in trainer.seconds.items()}
     training = group.max_floats([trainer.training])[0]
     positives, remote = group.sum_floats([float(trainer.positives), float(trainer.remote_rows)])
-    peaks = np.zeros(group.size)
-    peaks[group.rank] = storage.peak_memory()
-    counts = {name: getattr(dataset, name) for name in ("n_users", "n_items", "n_train", "n_test")}
     return {
-        "dataset": {"name": dataset.name, **counts},
-        "config": config.to_dict(),
-        "seed": config.run.seed,
-        "workers": group.size,
-        "partitions": config.parts,
+        **run_facts(config, dataset, group),
         "seconds": {**seconds, "training": training, "total": time.perf_counter() - started},
-        "peak_rss_bytes": [int(p) for p in group.sum_floats(peaks.tolist())],
         "remote_bytes": int(remote) * (8 + 8 * config.distill.dim),
         "positives_per_second": positives / training if training else 0.0,
         "sampled_edges_per_second": 0.0,
@@ -204,28 +192,13 @@ def evaluate_export_worker(config: Config, run: str, dataset: PreparedDataset, g
         )
     topology, bounds = _place(config, dataset, phase, group)
     own = OwnNodes(topology, bounds, group.rank)
-    is_user = own.node_type == USER
-    rows = np.empty((len(own.nodes), export.manifest["dim"]), np.float32)
-    rows[is_user] = export.users.dequantize(own.stable_id[is_user])
-    rows[~is_user] = export.items.dequantize(own.stable_id[~is_user])
-    result = _Judge(config, dataset, topology, own, group, split).result(Table(rows))
-    counts = {name: getattr(dataset, name) for name in ("n_users", "n_items", "n_train", "n_test")}
-    peaks = np.zeros(group.size)
-    peaks[group.rank] = storage.peak_memory()
+    result = _Judge(config, dataset, topology, own, group, split).result(Table(own_rows(export, own)))
     return {
-        "dataset": {"name": dataset.name, **counts},
-        "config": config.to_dict(),
-        "seed": config.run.seed,
-        "workers": group.size,
-        "partitions": config.parts,
+        **run_facts(config, dataset, group),
+        **ranking_facts(result, dataset, split),
         "phase": phase,
-        "split": split,
-        "metrics": result.metrics if result else {},
         "seconds": {"evaluation": result.seconds if result else 0.0, "total": time.perf_counter() - started},
-        "peak_rss_bytes": [int(p) for p in group.sum_floats(peaks.tolist())],
         "remote_bytes": 0,
         "positives_per_second": 0.0,
         "sampled_edges_per_second": 0.0,
-        "n_evaluated": result.n_evaluated if result else 0,
-        "n_dropped": result.n_dropped if result else dataset.n_users,
     }

@@ -6,15 +6,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
-from distgnn import storage
+from distgnn.distributed.device_memory import move
 from distgnn.distributed.process_group import WorkerGroup
-from distgnn.export.reader import read_export
+from distgnn.export.reader import Export, read_export
 from distgnn.graph import Topology
 from distgnn.kernels.ranking import mask_seen
 from distgnn.training.inference import OwnNodes
 from distgnn.types import USER, UserError
+
+_CHUNKS_BYTES = 192 << 20  # of scores while lists are made
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class Teacher:
     """Vectors as the teacher's run has exported them.
 
     Attributes:
-        own: of this worker's nodes, float32 `[n_own, d]`. items: of all items by stable id, float32 `[n_items, d]`.
+        own: of this worker's nodes, as exported: float32 or float64 `[n_own, d]`.
+        items: of all items by stable id, float32 `[n_items, d]`.
         phase: of the teacher's training: fit or full. model: its encoder. content_hash: of its export.
     """
 
@@ -37,6 +39,11 @@ class Teacher:
         """Width of the vectors."""
         return self.own.shape[1]
 
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row as exported."""
+        return self.dim * self.own.itemsize
+
 
 def load_teacher(run: str, own: OwnNodes) -> Teacher:
     """Read a run's export and keep what a worker needs.
@@ -45,13 +52,19 @@ def load_teacher(run: str, own: OwnNodes) -> Teacher:
         UserError: no export there or a damaged one.
     """
     export = read_export(run)
-    rows = np.empty((len(own.nodes), export.manifest["dim"]), np.float32)
-    is_user = own.node_type == USER
-    rows[is_user] = export.users.dequantize(own.stable_id[is_user])
-    rows[~is_user] = export.items.dequantize(own.stable_id[~is_user])
     items = export.items.dequantize().astype(np.float32)
     facts = (export.manifest[key] for key in ("phase", "model", "content_hash"))
-    return Teacher(rows, items, *facts)
+    return Teacher(own_rows(export, own), items, *facts)
+
+
+def own_rows(export: Export, own: OwnNodes) -> np.ndarray:
+    """Vectors of a worker's own nodes, floating point `[n_own, d]`."""
+    is_user = own.node_type == USER
+    users = export.users.dequantize(own.stable_id[is_user])
+    rows = np.empty((len(own.nodes), users.shape[1]), users.dtype)
+    rows[is_user] = users
+    rows[~is_user] = export.items.dequantize(own.stable_id[~is_user])
+    return rows
 
 
 def top_lists(
@@ -66,42 +79,24 @@ def top_lists(
     n_items = len(items)
     lists = np.full((len(users), min(top, n_items)), -1, np.int32)
     column_of = np.arange(n_items, dtype=np.int32)
-    columns = torch.from_numpy(items).to(group.device).T.contiguous()
-    chunk = max(1, min(1024, (64 << 20) // (4 * n_items)))
+    columns = move(torch.from_numpy(items), group.device).T.contiguous()
+    chunk = max(1, min(1024, _CHUNKS_BYTES // 3 // (4 * n_items)))  # on the host, on a GPU, and in the sort
     for start in range(0, len(users), chunk):
         stop = min(start + chunk, len(users))
-        scores = (torch.from_numpy(users[start:stop]).to(group.device) @ columns).cpu()
+        scores = (move(torch.from_numpy(users[start:stop]), group.device) @ columns).cpu()
         indptr, seen = topology.neighbors(nodes[start:stop])
         if mask_seen(scores.numpy(), column_of, indptr, seen, 0):
             raise UserError("the teacher's vectors are not finite numbers: its training diverged; train it again")
-        best, ids = torch.topk(scores.to(group.device), lists.shape[1], dim=1)
+        best, ids = torch.topk(move(scores, group.device), lists.shape[1], dim=1)
         lists[start:stop] = torch.where(torch.isinf(best), -1, ids).cpu().numpy()
     return lists
 
 
-def memory_bytes(n_own: int, n_own_users: int, n_nodes: int, n_items: int, teacher_dim: int, dim: int, top: int) -> int:
-    """Most bytes of a worker: the export while it is read, own and item rows, lists, student rows and moments."""
-    export = n_nodes * teacher_dim * 4
-    rows = (n_own + 2 * n_items) * teacher_dim * 4
-    return export + rows + 4 * n_own_users * top + 12 * n_own * dim + (192 << 20)
+def memory_bytes(n_own: int, n_own_users: int, n_nodes: int, n_items: int, row_bytes: int, dim: int, top: int) -> int:
+    """Most bytes of a worker: the export while it is read, own and item rows, lists, student rows and moments.
 
-
-def refuse_too_large(needed: int, group: WorkerGroup) -> str:
-    """What distilling takes, in words; refused at every worker where it cannot fit."""
-    total, available = group.sum_floats([float(needed)])[0], storage.available_memory()
-    if total > available:
-        raise UserError(
-            f"distill: needs up to {storage.gib(int(total))} over the workers, {storage.gib(available)} is free; lower "
-            "distill.top or distill.dim, or use fewer workers"
-        )
-    return f"distill: at most {storage.gib(needed)} a worker"
-
-
-def as_tensor(rows: np.ndarray, device: torch.device) -> torch.Tensor:
-    """Rows on the worker's device."""
-    return torch.from_numpy(np.ascontiguousarray(rows)).to(device)
-
-
-def pick(table: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """Rows of a table `[n, d]` for an index of any shape: `[..., d]`."""
-    return F.embedding(index, table)
+    Args:
+        row_bytes: of a row of the teacher. dim: the student's width. top: of the lists.
+    """
+    teacher = (n_nodes + n_own + 2 * n_items) * row_bytes
+    return teacher + 4 * n_own_users * top + 12 * n_own * dim + _CHUNKS_BYTES

@@ -12,14 +12,16 @@ from torch import nn
 
 from distgnn.config import Config, OptimConfig
 from distgnn.distillation.batches import CandidateSampler, StudentBatch
-from distgnn.distillation.compression import gram_of, score_svd, unit_rows
+from distgnn.distillation.compression import best_rank_rows, unit_rows
 from distgnn.distillation.objective import student_loss
-from distgnn.distillation.teacher import Teacher, as_tensor, top_lists
+from distgnn.distillation.teacher import Teacher, top_lists
+from distgnn.distributed.device_memory import move
 from distgnn.distributed.embedding import ShardedEmbedding
 from distgnn.distributed.process_group import WorkerGroup
 from distgnn.graph import Topology
 from distgnn.loader import PrefetchLoader
 from distgnn.sampler import SeedOrder
+from distgnn.timing import StageClock
 from distgnn.training.checkpoint import (
     CheckpointInfo,
     list_checkpoints,
@@ -65,19 +67,12 @@ class StudentTrainer:
         self.embedding = ShardedEmbedding(
             own.node_type, own.stable_id, self.distill.dim, 0.0, config.run.seed, torch.float32, self.optim, group
         )
-        self.embedding.weight.copy_(torch.from_numpy(self._start()))
+        start = best_rank_rows(self.teacher_rows, self.is_user, self.distill.dim, group)
+        self.embedding.weight.copy_(torch.from_numpy(start))
         self.order = SeedOrder(topology, self.distill.batch_size, config.run.seed, bounds, group.rank)
         self.seconds = dict.fromkeys(("lists", "sampling", "fetch", "forward", "backward", "optimizer"), 0.0)
         self.step = self.positives = self.remote_rows = 0
         self.training = 0.0
-
-    def _start(self) -> np.ndarray:
-        """The best rows of the student's width in closed form: truncated SVD of the teacher's scores."""
-        user_gram = gram_of(self.teacher_rows[self.is_user], self.group)
-        item_gram = gram_of(self.teacher.items / self.item_scale)
-        user_map, item_map = score_svd(user_gram, item_gram, self.distill.dim)
-        rows = self.teacher_rows.astype(np.float64)
-        return np.where(self.is_user[:, None], rows @ user_map, rows @ item_map).astype(np.float32)
 
     def train(self, recorder: Recorder) -> None:
         """All epochs, or those after the checkpoint that was resumed; a collective."""
@@ -101,8 +96,8 @@ class StudentTrainer:
             threads=self.config.sampler.threads,
             prefetch=self.config.sampler.prefetch,
         )
-        own = as_tensor(self.teacher_rows, self.group.device)
-        items = as_tensor((self.teacher.items / self.item_scale).astype(np.float32), self.group.device)
+        own = move(torch.from_numpy(self.teacher_rows), self.group.device)
+        items = move(torch.from_numpy(self.teacher.items / np.float32(self.item_scale)), self.group.device)
         losses: list[torch.Tensor] = []
         started = time.perf_counter()
         for batch in loader:
@@ -117,7 +112,7 @@ class StudentTrainer:
         self.training = time.perf_counter() - started
 
     def _step(self, batch: StudentBatch, own: torch.Tensor, items: torch.Tensor, steps: int) -> torch.Tensor:
-        clock = _Clock(self.seconds)
+        clock = StageClock(self.seconds)
         self.seconds["sampling"] += batch.seconds
         plan = self.embedding.plan(batch.nodes, self.bounds)
         rows = self.embedding.fetch(plan)
@@ -161,7 +156,6 @@ class StudentTrainer:
         facts = {
             **self.facts,
             "schedule": {},
-            "student": True,
             "teacher": self.teacher.content_hash,
             "steps": self.settings(),
         }
@@ -194,16 +188,3 @@ class StudentTrainer:
                 )
         load_checkpoint(info, nn.Identity(), None, self.embedding, self.topology, self.own, self.facts["dataset_hash"])
         self.step = info.step
-
-
-class _Clock:
-    """Adds the wall time since the last lap to a stage."""
-
-    def __init__(self, seconds: dict[str, float]) -> None:
-        self.seconds = seconds
-        self.since = time.perf_counter()
-
-    def lap(self, stage: str) -> None:
-        now = time.perf_counter()
-        self.seconds[stage] += now - self.since
-        self.since = now

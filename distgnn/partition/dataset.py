@@ -79,6 +79,16 @@ class PreparedDataset:
             check_no_leak(dataset)
         return dataset
 
+    def counts(self) -> dict[str, Any]:
+        """Name and counts, as reports hold them."""
+        return {
+            "name": self.name,
+            "n_users": self.n_users,
+            "n_items": self.n_items,
+            "n_train": self.n_train,
+            "n_test": self.n_test,
+        }
+
     def verify(self) -> None:
         """Check size and SHA-256 of every file.
 

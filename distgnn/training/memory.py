@@ -12,6 +12,7 @@ from distgnn.config import Config
 from distgnn.distributed.process_group import WorkerGroup
 from distgnn.types import UserError
 
+_REMEDY = "lower model.dim, train.batch_size, sampler.fanout or evaluate.memory_gib"
 _LOGIT_COPIES = 6  # scores, scaled, masked, mask, log-softmax and gradient of an in-batch softmax
 
 
@@ -92,7 +93,7 @@ def place_tables(
     """
     if gpu_free is None:
         host, _ = needs(config, n_nodes, n_own, group.size, gpu=False, tables_on_gpu=False)
-        _refuse_host(host, phase, group)
+        refuse_host(host.total, phase, _REMEDY, group)
         return Placement(
             group.device,
             f"{phase}: at most {storage.gib(host.total)} a worker: rows and moments {storage.gib(host.tables)}, "
@@ -110,9 +111,9 @@ def place_tables(
         instead = "set cluster.tables = auto or host, or " if on_gpu else ""
         raise UserError(
             f"{phase}: a worker needs {storage.gib(int(missing))} of GPU memory more than is free on its GPU; {instead}"
-            "lower model.dim, train.batch_size, sampler.fanout or evaluate.memory_gib"
+            f"{_REMEDY}"
         )
-    _refuse_host(host, phase, group)
+    refuse_host(host.total, phase, _REMEDY, group)
     return Placement(
         group.device if on_gpu else torch.device("cpu"),
         f"{phase}: rows and moments ({storage.gib(gpu.tables + host.tables)} a worker) in "
@@ -121,10 +122,15 @@ def place_tables(
     )
 
 
-def _refuse_host(host: Need, phase: str, group: WorkerGroup) -> None:
-    total, available = group.sum_floats([float(host.total)])[0], storage.available_memory()
+def refuse_host(needed: int, what: str, remedy: str, group: WorkerGroup) -> None:
+    """Refuse what the workers together need more of than the host has free; a collective.
+
+    Args:
+        needed: bytes of this worker. what: that needs them. remedy: what to do.
+    """
+    total, available = group.sum_floats([float(needed)])[0], storage.available_memory()
     if total > available:
         raise UserError(
-            f"{phase}: needs up to {storage.gib(int(total))} over the workers, {storage.gib(available)} is free; lower "
-            "model.dim, train.batch_size, sampler.fanout or evaluate.memory_gib"
+            f"{what}: needs up to {storage.gib(int(total))} over the workers, {storage.gib(available)} is free; "
+            f"{remedy}"
         )

@@ -6,15 +6,14 @@ import time
 from typing import Any
 
 import numpy as np
-import torch
 
-from distgnn import storage
 from distgnn.config import Config
-from distgnn.distributed.device_memory import free_bytes, peak_bytes
+from distgnn.distributed.device_memory import free_bytes
 from distgnn.distributed.process_group import WorkerGroup
 from distgnn.partition.dataset import PreparedDataset
 from distgnn.training.checkpoint import CheckpointInfo, list_checkpoints
 from distgnn.training.export import write_embeddings
+from distgnn.training.facts import ranking_facts, run_facts
 from distgnn.training.memory import place_tables
 from distgnn.training.recorder import Recorder, read_records
 from distgnn.training.trainer import STAGES, PhaseTrainer
@@ -111,24 +110,10 @@ def evaluate_trainer(
             float(sum(t.users_with_every_item for t in totals)),
         ]
     )
-    peaks = np.zeros((2, group.size))
-    peaks[:, group.rank] = storage.peak_memory(), peak_bytes(group.device)
-    peak_host, peak_gpu = np.reshape(group.sum_floats(peaks.reshape(-1).tolist()), (2, -1)).astype(np.int64).tolist()
     report.update(
-        dataset={
-            "name": dataset.name,
-            "n_users": dataset.n_users,
-            "n_items": dataset.n_items,
-            "n_train": dataset.n_train,
-            "n_test": dataset.n_test,
-        },
-        config=config.to_dict(),
-        seed=config.run.seed,
-        workers=group.size,
-        partitions=config.parts,
+        **run_facts(config, dataset, group),
+        **ranking_facts(result, dataset, split),
         phase=trainer.phase,
-        split=split,
-        metrics=result.metrics if result else {},
         seconds={
             "prepare": 0.0,
             **seconds,
@@ -136,18 +121,13 @@ def evaluate_trainer(
             "training": training,
             "total": time.perf_counter() - started,
         },
-        peak_rss_bytes=peak_host,
-        peak_gpu_bytes=peak_gpu,
         tables="host" if trainer.embedding.device.type == "cpu" else "device",
         remote_bytes=int(remote),
         positives_per_second=positives / training if training else 0.0,
         sampled_edges_per_second=drawn / training if training else 0.0,
         users_with_every_item=int(every),
-        n_evaluated=result.n_evaluated if result else 0,
-        n_dropped=result.n_dropped if result else dataset.n_users,
         steps={t.phase: t.step for t in trainers},
         validation_ndcg=trainers[0].schedule.best_ndcg if trainers[0].schedule.best_epoch else None,
-        torch=torch.__version__,
     )
     return report
 

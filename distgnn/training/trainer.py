@@ -21,6 +21,7 @@ from distgnn.loader import DeviceFeed, PrefetchLoader
 from distgnn.nn.batch import BlockTensors, block_tensors, dropout_key, node_keys
 from distgnn.nn.model import GraphRecommender
 from distgnn.sampler import NeighborSampler, SeedOrder
+from distgnn.timing import StageClock
 from distgnn.training.checkpoint import (
     CheckpointInfo,
     list_checkpoints,
@@ -141,7 +142,7 @@ class PhaseTrainer:
         Returns:
             This worker's part of the loss, detached.
         """
-        clock = _Clock(self.totals.seconds)
+        clock = StageClock(self.totals.seconds)
         plan = self.embedding.plan(batch.nodes, self.bounds)
         blocks = self.block_tensors(batch) if blocks is None else blocks
         rows = self.embedding.fetch(plan)
@@ -289,7 +290,7 @@ class PhaseTrainer:
         self, edges: tuple[np.ndarray, np.ndarray], *, exact_mrr: bool = True, sampled: bool = False
     ) -> RankingResult:
         """Full-catalogue metrics on held-out stable (users, items); a collective."""
-        clock = _Clock(self.totals.seconds)
+        clock = StageClock(self.totals.seconds)
         task = build_ranking_task(self.topology, *edges, node_range=(self.own.low, self.own.high))
         scorer = ModelScorer(self.vectors(sampled), self.own, self.topology, task.users, self.group)
         result = evaluate_ranking(
@@ -342,19 +343,6 @@ class PhaseTrainer:
                 schedule = self.schedule
                 self.resume(found[0])
                 self.schedule = schedule
-
-
-class _Clock:
-    """Adds the wall time since the last lap to a stage."""
-
-    def __init__(self, seconds: dict[str, float]) -> None:
-        self.seconds = seconds
-        self.since = time.perf_counter()
-
-    def lap(self, stage: str) -> None:
-        now = time.perf_counter()
-        self.seconds[stage] += now - self.since
-        self.since = now
 
 
 class _Window:

@@ -57,16 +57,18 @@ def test_a_teacher_that_diverged_is_refused(group: WorkerGroup) -> None:
         top_lists(users, graph.node_id[:N_USERS].astype(np.int64), items, graph, 5, group)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_worker_keeps_its_own_rows_and_all_items(tmp_path: Path, rank: int) -> None:
-    export = small_export(tmp_path, phase="fit")
+def test_a_worker_keeps_its_own_rows_and_all_items(tmp_path: Path, rank: int, dtype: str) -> None:
+    export = small_export(tmp_path, dtype, phase="fit")
     (tmp_path / "again").mkdir()
     dataset = small_dataset(tmp_path / "again")  # the same log
     graph = dataset.topology("fit", "random", 2)
     own = OwnNodes(graph, dataset.book("random", 2).worker_bounds(2), rank)
     teacher = load_teacher(str(tmp_path / "run"), own)
     assert (teacher.phase, teacher.model, teacher.dim) == ("fit", "random", 6)
-    assert (teacher.items == export.items.values).all()
+    assert (teacher.items == export.items.values.astype(np.float32)).all()
+    assert teacher.row_bytes == 6 * np.dtype(dtype).itemsize
     for kind, stable, row in zip(own.node_type, own.stable_id, teacher.own, strict=True):
         table = export.users if kind == USER else export.items
         assert (row == table.values[stable]).all()
