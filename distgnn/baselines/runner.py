@@ -13,7 +13,7 @@ from distgnn.baselines import als, gfcf, itemknn, toppop
 from distgnn.baselines.base import BaselineModel, BaselineScorer, model_bytes
 from distgnn.config import Config
 from distgnn.graph import Topology
-from distgnn.storage import available_memory, gib
+from distgnn.resources import available_memory, gib
 from distgnn.training.evaluation import RankingResult, RankingTask, build_ranking_task, evaluate_ranking
 from distgnn.training.latency import scorer_latency
 from distgnn.types import UserError

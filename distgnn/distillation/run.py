@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from distgnn import storage
+from distgnn import resources, storage
 from distgnn.config import Config
 from distgnn.distillation.compression import closed_form_tables
 from distgnn.distillation.teacher import Teacher, load_teacher, memory_bytes, own_rows
@@ -88,7 +88,7 @@ def distill_worker(config: Config, run: str, dataset: PreparedDataset, group: Wo
         config.distill.top,
     )
     refuse_host(needed, "distill", "lower distill.top or distill.dim, or use fewer workers", group)
-    statement = f"distill: at most {storage.gib(needed)} a worker"
+    statement = f"distill: at most {resources.gib(needed)} a worker"
     if config.distill.dim > teacher.dim:
         raise UserError(
             f"config: distill.dim = {config.distill.dim} is more than the teacher's width {teacher.dim}; a student is "

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distgnn import storage
+from distgnn import resources, storage
 from distgnn.config import Config
 from distgnn.doctor.finding import FAIL, OK, WARN, Examination, Finding
 
@@ -30,7 +30,7 @@ def usable_cores() -> float:
 
 
 def _quotas() -> Iterator[float]:
-    for folder, version in storage.control_groups("cpu"):
+    for folder, version in resources.control_groups("cpu"):
         try:
             if version == 2:
                 quota, period = (folder / "cpu.max").read_text().split()
@@ -60,12 +60,12 @@ def check_cores(examination: Examination) -> list[Finding]:
 
 def check_memory(examination: Examination) -> list[Finding]:
     """What preparing and training state as their peaks, against what is free."""
-    free = storage.available_memory()
+    free = resources.available_memory()
     needs = list(_memory_needs(examination))
-    figure = f"{storage.gib(free)} free"
+    figure = f"{resources.gib(free)} free"
     if not needs:
         return [Finding(OK, "memory", f"{figure}; what the run needs is told once its dataset is known")]
-    text = ", ".join([figure, *(f"{what} needs up to {storage.gib(need)}" for what, need, _ in needs)])
+    text = ", ".join([figure, *(f"{what} needs up to {resources.gib(need)}" for what, need, _ in needs)])
     advice = [remedy for _, need, remedy in needs if need > free]
     if not advice:
         return [Finding(OK, "memory", text)]
@@ -106,12 +106,12 @@ def check_shared_memory(examination: Examination) -> list[Finding]:
     except OSError as error:
         figure = f"{SHARED_MEMORY}: {error.strerror}"
         return [Finding(WARN, "shared memory", figure, f"mount a tmpfs there; {_HOW_TO_SHARE}")] if needs else []
-    figure = f"{storage.gib(usage.free)} of {storage.gib(usage.total)} free at {SHARED_MEMORY}"
+    figure = f"{resources.gib(usage.free)} of {resources.gib(usage.total)} free at {SHARED_MEMORY}"
     wanted = sum(need for _, need in needs)
     if usage.free >= wanted:
         return [Finding(OK, "shared memory", figure)]
     users = " and ".join(what for what, _ in needs)
-    return [Finding(WARN, "shared memory", f"{figure}, {users} want {storage.gib(wanted)}", _HOW_TO_SHARE)]
+    return [Finding(WARN, "shared memory", f"{figure}, {users} want {resources.gib(wanted)}", _HOW_TO_SHARE)]
 
 
 def check_disks(examination: Examination) -> list[Finding]:
@@ -152,9 +152,9 @@ def _disk(what: str, path: Path, elsewhere: str, need: int = 0, write: bool = Tr
         except OSError as error:
             return Finding(FAIL, what, f"{folder} cannot be written: {error.strerror}", elsewhere)
     free = shutil.disk_usage(folder).free
-    figure = f"{storage.gib(free)} free at {folder}"
+    figure = f"{resources.gib(free)} free at {folder}"
     if need:
-        figure += f", checkpoints need up to {storage.gib(need)}"
+        figure += f", checkpoints need up to {resources.gib(need)}"
     if free < max(need, _FULL):
         return Finding(FAIL, what, figure, f"free some space, or {elsewhere}")
     if free < _SCARCE:
@@ -176,7 +176,7 @@ def check_gpus(examination: Examination) -> list[Finding]:
         return [Finding(WARN if cluster.ray else FAIL, "GPUs", figure, f"{advice}, or set cluster.use_gpu = false")]
     memory = [torch.cuda.mem_get_info(index) for index in range(torch.cuda.device_count())]
     devices = [
-        f"{torch.cuda.get_device_name(index)}, {storage.gib(free)} of {storage.gib(total)} free"
+        f"{torch.cuda.get_device_name(index)}, {resources.gib(free)} of {resources.gib(total)} free"
         for index, (free, total) in enumerate(memory)
     ]
     figure = f"{len(devices)}: {'; '.join(devices)}"
@@ -187,7 +187,7 @@ def check_gpus(examination: Examination) -> list[Finding]:
         if examination.n_nodes:
             _, least = _training_needs(examination.config, examination.n_nodes, cluster.tables == "device")
             if least.total > min(free for free, _ in memory):
-                figure += f"; a worker needs at least {storage.gib(least.total)}"
+                figure += f"; a worker needs at least {resources.gib(least.total)}"
                 instead = "set cluster.tables = auto or host, or " if cluster.tables == "device" else ""
                 return [Finding(FAIL, "GPUs", figure, instead + _SMALLER)]
     return [Finding(OK, "GPUs", figure if cluster.use_gpu else f"{figure}; cluster.use_gpu = false leaves them idle")]

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from distgnn import storage
+from distgnn import resources, storage
 from distgnn.export.format import (
     DTYPES,
     FILES,
@@ -148,10 +148,10 @@ def _refuse_too_large(uri: str, files: dict[str, Path], manifest: dict[str, Any]
         for group in (metadata.row_group(number) for number in range(metadata.num_row_groups)):
             columns = [group.column(number) for number in range(group.num_columns)]
             need += 2 * sum(c.total_uncompressed_size for c in columns if not c.path_in_schema.startswith("vector"))
-    free = storage.available_memory()
+    free = resources.available_memory()
     if need > free:
         raise UserError(
-            f"{uri}: needs {storage.gib(need)} of memory, {storage.gib(free)} is free; use a larger machine"
+            f"{uri}: needs {resources.gib(need)} of memory, {resources.gib(free)} is free; use a larger machine"
         )
 
 

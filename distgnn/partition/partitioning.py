@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from distgnn import storage
+from distgnn import resources
 from distgnn.config import PartitionConfig
 from distgnn.data.interactions import TRAIN, VALID
 from distgnn.partition.book import PartitionBook, relabel
@@ -73,11 +73,11 @@ def _affordable_method(config: PartitionConfig, graph: StableGraph, parts: int, 
     if config.method != "metis" or parts == 1:
         return config.method, ""
     need = metis_bytes(graph.n_nodes, len(graph.edges))
-    limit = int(config.memory_gib * 2**30) or storage.available_memory()
-    log(f"METIS: estimated peak memory {storage.gib(need)}, allowed {storage.gib(limit)}")
+    limit = int(config.memory_gib * 2**30) or resources.available_memory()
+    log(f"METIS: estimated peak memory {resources.gib(need)}, allowed {resources.gib(limit)}")
     if need <= limit:
         return "metis", ""
-    reason = f"METIS needs about {storage.gib(need)}, allowed are {storage.gib(limit)} (partition.memory_gib)"
+    reason = f"METIS needs about {resources.gib(need)}, allowed are {resources.gib(limit)} (partition.memory_gib)"
     log(f"{reason}: partitions are dealt at random instead; results are the same, more rows are remote")
     # The figure of a moment's free memory stays out of the dataset: the same data gives the same manifest.
     return "random", "METIS did not fit in memory"

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from distgnn import storage
+from distgnn import resources, storage
 from distgnn.config import Config, config_from_dict
 from distgnn.data.interactions import TEST, TRAIN, VALID, Interactions
 from distgnn.partition.dataset import PreparedDataset, is_prepared
@@ -132,7 +132,7 @@ class _Stages:
     def line(self) -> str:
         """Times and peak memory in words."""
         times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.seconds.items())
-        return f"{times}; peak memory {storage.gib(storage.peak_memory())}"
+        return f"{times}; peak memory {resources.gib(resources.peak_memory())}"
 
 
 def estimate_bytes(rows: int, timestamps: bool, weights: bool) -> int:
@@ -149,15 +149,15 @@ def _state_needs(sources: Sources, out: str, log: Log) -> None:
     """Say what preparing will take, and refuse what can't fit."""
     rows = sources.estimate_rows()
     columns = (bool(sources.timestamp_column), bool(sources.weight_column))
-    need, disk, left = estimate_bytes(rows, *columns), _disk_bytes(rows, *columns), storage.available_memory()
+    need, disk, left = estimate_bytes(rows, *columns), _disk_bytes(rows, *columns), resources.available_memory()
     log(
-        f"{sources.name}: about {rows:,} rows; estimated peak memory {storage.gib(need)} (available"
-        f" {storage.gib(left)}), disk {storage.gib(disk)}"
+        f"{sources.name}: about {rows:,} rows; estimated peak memory {resources.gib(need)} (available"
+        f" {resources.gib(left)}), disk {resources.gib(disk)}"
     )
     if need > left:
         raise UserError(
-            f"{sources.name}: preparing about {rows:,} rows needs about {storage.gib(need)} of memory,"
-            f" {storage.gib(left)} are available; use a larger machine or a part of the log"
+            f"{sources.name}: preparing about {rows:,} rows needs about {resources.gib(need)} of memory,"
+            f" {resources.gib(left)} are available; use a larger machine or a part of the log"
         )
     storage.require_free_space(out, disk, f"the dataset {sources.name}")
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from distgnn import storage
+from distgnn import resources
 from distgnn.config import Config
 from distgnn.distributed.device_memory import peak_bytes
 from distgnn.distributed.process_group import WorkerGroup
@@ -18,7 +18,7 @@ from distgnn.training.evaluation import RankingResult
 def run_facts(config: Config, dataset: PreparedDataset, group: WorkerGroup) -> dict[str, Any]:
     """Dataset, configuration, workers and the peak memory of each; a collective."""
     peaks = np.zeros((2, group.size))
-    peaks[:, group.rank] = storage.peak_memory(), peak_bytes(group.device)
+    peaks[:, group.rank] = resources.peak_memory(), peak_bytes(group.device)
     host, gpu = np.reshape(group.sum_floats(peaks.reshape(-1).tolist()), (2, -1)).astype(np.int64).tolist()
     return {
         "dataset": dataset.counts(),

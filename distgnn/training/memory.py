@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from distgnn import storage
+from distgnn import resources
 from distgnn.config import Config
 from distgnn.distributed.process_group import WorkerGroup
 from distgnn.types import UserError
@@ -96,9 +96,9 @@ def place_tables(
         refuse_host(host.total, phase, _REMEDY, group)
         return Placement(
             group.device,
-            f"{phase}: at most {storage.gib(host.total)} a worker: rows and moments {storage.gib(host.tables)}, "
-            f"sampler {storage.gib(host.sampler)}, the larger of a step {storage.gib(host.step)} and evaluation "
-            f"{storage.gib(host.evaluation)}",
+            f"{phase}: at most {resources.gib(host.total)} a worker: rows and moments {resources.gib(host.tables)}, "
+            f"sampler {resources.gib(host.sampler)}, the larger of a step {resources.gib(host.step)} and evaluation "
+            f"{resources.gib(host.evaluation)}",
         )
     on_gpu = config.cluster.tables != "host"
     host, gpu = needs(config, n_nodes, n_own, group.size, gpu=True, tables_on_gpu=on_gpu)
@@ -110,15 +110,15 @@ def place_tables(
     if missing > 0:
         instead = "set cluster.tables = auto or host, or " if on_gpu else ""
         raise UserError(
-            f"{phase}: a worker needs {storage.gib(int(missing))} of GPU memory more than is free on its GPU; {instead}"
-            f"{_REMEDY}"
+            f"{phase}: a worker needs {resources.gib(int(missing))} of GPU memory more than is free on its GPU; "
+            f"{instead}{_REMEDY}"
         )
     refuse_host(host.total, phase, _REMEDY, group)
     return Placement(
         group.device if on_gpu else torch.device("cpu"),
-        f"{phase}: rows and moments ({storage.gib(gpu.tables + host.tables)} a worker) in "
-        f"{'GPU' if on_gpu else 'host'} memory; a worker takes at most {storage.gib(gpu.total)} of its GPU, of which "
-        f"{storage.gib(gpu_free)} is free, and {storage.gib(host.total)} of the host",
+        f"{phase}: rows and moments ({resources.gib(gpu.tables + host.tables)} a worker) in "
+        f"{'GPU' if on_gpu else 'host'} memory; a worker takes at most {resources.gib(gpu.total)} of its GPU, of which "
+        f"{resources.gib(gpu_free)} is free, and {resources.gib(host.total)} of the host",
     )
 
 
@@ -128,9 +128,9 @@ def refuse_host(needed: int, what: str, remedy: str, group: WorkerGroup) -> None
     Args:
         needed: bytes of this worker. what: that needs them. remedy: what to do.
     """
-    total, available = group.sum_floats([float(needed)])[0], storage.available_memory()
+    total, available = group.sum_floats([float(needed)])[0], resources.available_memory()
     if total > available:
         raise UserError(
-            f"{what}: needs up to {storage.gib(int(total))} over the workers, {storage.gib(available)} is free; "
+            f"{what}: needs up to {resources.gib(int(total))} over the workers, {resources.gib(available)} is free; "
             f"{remedy}"
         )

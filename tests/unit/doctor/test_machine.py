@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from distgnn import storage
+from distgnn import resources
 from distgnn.config import load_config
 from distgnn.doctor import machine
 from distgnn.doctor.finding import FAIL, OK, WARN, Examination, Finding
@@ -28,8 +28,8 @@ def only(findings: list[Finding]) -> Finding:
 @pytest.fixture
 def proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A /proc and a /sys/fs/cgroup of our own; the process may run on 8 cores."""
-    monkeypatch.setattr(storage, "_PROC", tmp_path / "proc")
-    monkeypatch.setattr(storage, "_CGROUP", tmp_path / "cgroup")
+    monkeypatch.setattr(resources, "_PROC", tmp_path / "proc")
+    monkeypatch.setattr(resources, "_CGROUP", tmp_path / "cgroup")
     monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: set(range(8)))
     (tmp_path / "proc" / "self").mkdir(parents=True)
     (tmp_path / "cgroup" / "cpu" / "job").mkdir(parents=True)
@@ -65,7 +65,7 @@ def test_cores_against_workers_and_threads(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "available_memory", lambda: 4 << 30)
+    monkeypatch.setattr(resources, "available_memory", lambda: 4 << 30)
     assert only(machine.check_memory(examination())).figure.startswith("4.00 GiB free; ")
     small = only(machine.check_memory(examination(n_nodes=1000, n_rows=1000)))
     assert small.status == OK

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from distgnn import storage
+from distgnn import resources, storage
 from distgnn.export import writer
 from distgnn.export.format import FILES, FOLD_IN, ITEMS, USERS, content_hash
 from distgnn.export.reader import read_export
@@ -261,10 +261,10 @@ def test_files_of_something_else_are_named(tmp_path: Path) -> None:
 def test_what_does_not_fit_into_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     export = small_export(tmp_path, "float64", dim=16)
     vectors = export.users.nbytes + export.items.nbytes
-    monkeypatch.setattr(storage, "available_memory", lambda: vectors + 4 * len(export.seen_items))
+    monkeypatch.setattr(resources, "available_memory", lambda: vectors + 4 * len(export.seen_items))
     with pytest.raises(UserError, match="embeddings: needs .* of memory, .* is free"):
         read_export(str(tmp_path / "run"))
-    monkeypatch.setattr(storage, "available_memory", lambda: 2 * vectors + 16 * len(export.seen_items))
+    monkeypatch.setattr(resources, "available_memory", lambda: 2 * vectors + 16 * len(export.seen_items))
     read_export(str(tmp_path / "run"))
 
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from distgnn import storage
+from distgnn import resources, storage
 from distgnn.data.dataset_folder import write_dataset_folder
 from distgnn.partition import dataset_files
 from distgnn.partition.dataset import PreparedDataset
@@ -299,7 +299,7 @@ def test_what_cannot_fit_is_refused_before_anything_is_read(
     log = write_log(tmp_path / "log.parquet", random_log(4))
     monkeypatch.setattr("distgnn.partition.prepare.read_logs", None)
     with monkeypatch.context() as patch:
-        patch.setattr(storage, "available_memory", lambda: 1 << 20)
+        patch.setattr(resources, "available_memory", lambda: 1 << 20)
         with pytest.raises(UserError, match=r"preparing about 160 rows needs about .* 1\.0 MiB are available"):
             run({"input": log})
     monkeypatch.setattr("distgnn.partition.prepare._disk_bytes", lambda *_: 1 << 60)
@@ -319,7 +319,7 @@ def test_the_stated_memory_covers_the_peak(tmp_path: Path) -> None:
     }
     pq.write_table(pa.table(table), tmp_path / "log.parquet")
     script = (
-        "import sys\nfrom distgnn.storage import peak_memory\nfrom distgnn.config import load_config\n"
+        "import sys\nfrom distgnn.resources import peak_memory\nfrom distgnn.config import load_config\n"
         "from distgnn.partition.prepare import prepare\n"
         "prepare(load_config(None, sys.argv[1:]))\nprint(peak_memory())"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from distgnn import storage
+from distgnn import resources
 from distgnn.config import Config, load_config
 from distgnn.distributed.process_group import WorkerGroup
 from distgnn.training.memory import Placement, needs, place_tables
@@ -27,7 +27,7 @@ def placed(made: Config, free: int | None, device: torch.device = GPU, n_own: in
 
 @pytest.fixture(autouse=True)
 def plenty_of_host_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "available_memory", lambda: 1 << 40)
+    monkeypatch.setattr(resources, "available_memory", lambda: 1 << 40)
 
 
 def test_auto_takes_the_gpu_up_to_its_last_byte() -> None:
@@ -61,7 +61,7 @@ def test_a_step_that_no_gpu_memory_holds_is_refused(tables: str) -> None:
 
 
 def test_host_memory_is_refused_with_and_without_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "available_memory", lambda: GIB)
+    monkeypatch.setattr(resources, "available_memory", lambda: GIB)
     with pytest.raises(UserError, match="over the workers, 1.00 GiB is free"):
         placed(load_config(None), None, torch.device("cpu"))
     with pytest.raises(UserError, match="over the workers, 1.00 GiB is free"):
