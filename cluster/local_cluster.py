@@ -27,6 +27,7 @@ USAGE = "usage: cluster/local.sh start [options of ray start] | stop | status | 
 START_SECONDS, STOP_SECONDS = 90.0, 5.0
 OBJECT_STORE_BYTES = 200_000_000  # distgnn moves nothing of size through it
 DASHBOARD_PORT = 8265
+_LONGEST_HOME = 38  # with /ray/session_<time>_<process>/sockets/<name> at most 107 bytes
 
 
 class ClusterError(Exception):
@@ -39,7 +40,9 @@ def home() -> Path:
 
 
 def session_folder() -> Path:
-    """Ray's own files; short, since the paths of its sockets must not exceed 107 bytes."""
+    """Ray's own files and logs: with the state, or in /tmp where the paths of its sockets would be too long."""
+    if len(str(home())) <= _LONGEST_HOME:
+        return home() / "ray"
     digest = hashlib.sha256(str(home()).encode()).hexdigest()[:8]
     return Path(f"/tmp/distgnn-ray-{os.getuid()}-{digest}")
 

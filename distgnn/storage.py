@@ -223,6 +223,25 @@ def local_copy(uri: str, sha256: str | None = None) -> Path:
     return copy
 
 
+def checked_copy(uri: str, facts: dict[str, Any], whole: str, remedy: str) -> Path:
+    """A local copy of a file that is what a manifest says of it.
+
+    Args:
+        uri: of the file. facts: its `bytes` and `sha256`. whole: what it is a part of. remedy: what to do otherwise.
+
+    Raises:
+        UserError: missing, truncated or altered.
+    """
+    if not exists(uri):
+        raise UserError(f"{uri}: missing from the {whole}; {remedy}")
+    size = size_of(uri)
+    if size != facts["bytes"]:
+        raise UserError(f"{uri}: has {size} bytes instead of {facts['bytes']}, truncated; {remedy}")
+    if is_local(uri) and sha256_of(uri) != facts["sha256"]:
+        raise UserError(f"{uri}: altered, its sha256 is not the manifest's; {remedy}")
+    return local_copy(uri, facts["sha256"])
+
+
 def _object(sha256: str, name: str) -> Path:
     return cache_dir() / "objects" / sha256 / name
 

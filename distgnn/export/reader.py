@@ -69,7 +69,10 @@ def read_export(path: str) -> Export:
     """
     uri = _find(path)
     manifest = _read_manifest(uri)
-    files = {name: _checked(uri, name, manifest["files"][name]) for name in FILES}
+    files = {
+        name: storage.checked_copy(storage.join(uri, name), manifest["files"][name], "export", "export the run again")
+        for name in FILES
+    }
     _refuse_too_large(uri, files, manifest)
     users = _RowReader(uri, files[USERS], USERS, manifest)
     items = _RowReader(uri, files[ITEMS], ITEMS, manifest)
@@ -123,19 +126,6 @@ def _read_manifest(uri: str) -> dict[str, Any]:
     if not whole or set(manifest["files"]) != set(FILES) or manifest["dtype"] not in DTYPES:
         raise UserError(f"{place}: does not describe an export's files; export the run again")
     return manifest
-
-
-def _checked(uri: str, name: str, facts: dict[str, Any]) -> Path:
-    """A local copy of a file that is what the manifest says."""
-    place = storage.join(uri, name)
-    if not storage.exists(place):
-        raise UserError(f"{place}: missing from the export; export the run again")
-    size = storage.size_of(place)
-    if size != facts["bytes"]:
-        raise UserError(f"{place}: has {size} bytes instead of {facts['bytes']}, truncated; export the run again")
-    if storage.is_local(place) and storage.sha256_of(place) != facts["sha256"]:
-        raise UserError(f"{place}: altered, its sha256 is not the manifest's; export the run again")
-    return storage.local_copy(place, facts["sha256"])
 
 
 def _refuse_too_large(uri: str, files: dict[str, Path], manifest: dict[str, Any]) -> None:

@@ -96,17 +96,7 @@ class PreparedDataset:
             UserError: naming the first file that is missing, truncated or altered.
         """
         for file, facts in self.manifest["files"].items():
-            uri = storage.join(self.path, file)
-            if not storage.exists(uri):
-                raise UserError(f"{uri}: missing from the dataset; prepare it again")
-            size = storage.size_of(uri)
-            if size != facts["bytes"]:
-                raise UserError(f"{uri}: has {size} bytes instead of {facts['bytes']}, truncated; prepare it again")
-            if storage.is_local(self.path):
-                if storage.sha256_of(uri) != facts["sha256"]:
-                    raise UserError(f"{uri}: altered, its sha256 is not the manifest's; prepare it again")
-            else:
-                storage.local_copy(uri, facts["sha256"])
+            storage.checked_copy(storage.join(self.path, file), facts, "dataset", "prepare it again")
 
     def local_file(self, file: str) -> Path:
         """A local copy of one of the dataset's files.
