@@ -133,7 +133,7 @@ def _metrics_table(report: Mapping[str, Any]) -> str:
         return ""
     labels = {"fit_seconds": "fit, s", "latency_ms": "request, ms"}
     if len(rows) > 1:
-        columns += [name for name in COSTS if any(row.get(name) is not None for row in rows)]
+        columns += [name for name in COSTS if any(row.get(name) is not None for row in rows[1:])]
     return _table(rows, columns, labels)
 
 

@@ -8,7 +8,7 @@ STYLE = """
 *{box-sizing:border-box}
 body{margin:0;background:var(--page);color:var(--ink);
 font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
-main{max-width:1080px;margin:0 auto;padding:32px 20px 64px}
+main{max-width:1180px;margin:0 auto;padding:32px 20px 64px}
 h1{font-size:30px;line-height:1.2;margin:0 0 6px;overflow-wrap:anywhere}
 h2{font-size:18px;margin:0 0 14px}
 h3{font-size:13px;margin:18px 0 6px;color:var(--soft);font-weight:600}
@@ -27,7 +27,7 @@ tbody tr:last-child th,tbody tr:last-child td{border-bottom:0}
 .own{background:var(--own)}.best{font-weight:700}
 .note{color:var(--soft);font-size:13px;margin:12px 0 0}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(400px,100%),1fr));gap:20px}
-figure{margin:0;min-width:0}figcaption{font-weight:600;font-size:14px;margin-bottom:6px}
+figure{margin:0;min-width:0;max-width:560px}figcaption{font-weight:600;font-size:14px;margin-bottom:6px}
 svg{display:block;width:100%;height:auto}
 svg text{fill:var(--soft);font-size:12px;font-family:inherit;font-variant-numeric:tabular-nums}
 .grid{stroke:var(--line)}.curve{fill:none;stroke-width:2;stroke-linejoin:round}
