@@ -188,7 +188,7 @@ class LossConfig:
 class OptimConfig:
     """One optimizer for the embeddings (lazy: only touched rows move) and the dense parameters."""
 
-    name: str = "adam"  # adam: lazy for the embeddings, as torch.optim.SparseAdam
+    name: str = "adam"  # lazy for the embeddings, as torch.optim.SparseAdam, and Adagrad, SGD on sparse gradients
     lr: float = 0.005  # of the embeddings
     dense_lr: float = 0.0  # 0: as `lr`
     beta1: float = 0.9
@@ -197,13 +197,17 @@ class OptimConfig:
     weight_decay: float = 0.0  # L2, added to the gradient of the rows touched and of the dense parameters
 
     def __post_init__(self) -> None:
-        _one_of("optim", "name", self.name, ("adam", "sgd"))
+        _one_of("optim", "name", self.name, ("adam", "adagrad", "sgd"))
         _at_least("optim", "lr", self.lr, 0.0)
         _at_least("optim", "dense_lr", self.dense_lr, 0.0)
         _between("optim", "beta1", self.beta1, 0.0, 1.0)
         _between("optim", "beta2", self.beta2, 0.0, 1.0)
         _at_least("optim", "eps", self.eps, 0.0)
         _at_least("optim", "weight_decay", self.weight_decay, 0.0)
+
+    def n_moments(self) -> int:
+        """Arrays of an embedding table's shape that the optimizer keeps beside it."""
+        return {"adam": 2, "adagrad": 1, "sgd": 0}[self.name]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from distgnn.distributed.device_memory import host_buffer, move, on_host
 from distgnn.distributed.exchange import FetchPlan, plan_fetch, return_rows, send_rows
 from distgnn.distributed.process_group import WorkerGroup
 from distgnn.kernels.rng import STREAM_INIT, hash2, keyed_normal
-from distgnn.kernels.sparse_optimizer import gather_rows, merge_rows, sparse_adam, sparse_sgd
+from distgnn.kernels.sparse_optimizer import gather_rows, merge_rows, sparse_adagrad, sparse_adam, sparse_sgd
 
 _INIT_CHUNK = 1 << 16
 
@@ -25,7 +25,7 @@ class ShardedEmbedding:
     Args:
         node_type, stable_id: of the owned nodes, uint8 and int64 `[n]`: the start is a hash of them.
         dim: d. std: of the normal start. seed: of the run. dtype: of rows and moments.
-        optim: lazy Adam or plain SGD. group: of the workers.
+        optim: lazy Adam, Adagrad or plain SGD. group: of the workers.
         device: the tables' memory, the worker's device or the CPU (the same choice at every worker); None: the
             worker's device.
     """
@@ -52,7 +52,7 @@ class ShardedEmbedding:
             normal = np.empty((stop - start, dim), np.float64)
             keyed_normal(key, node_type[start:stop], stable_id[start:stop], normal)
             self.weight[start:stop] = torch.from_numpy(normal * std).to(dtype)
-        self.moments = [torch.zeros_like(self.weight) for _ in range(2 if optim.name == "adam" else 0)]
+        self.moments = [torch.zeros_like(self.weight) for _ in range(optim.n_moments())]
         self._slot = np.full(n, -1, np.int32)
 
     @property
@@ -101,6 +101,10 @@ class ShardedEmbedding:
         if o.name == "sgd":
             sparse_sgd(self.weight.numpy(), rows_np, grad_np, o.lr, o.weight_decay)
             return
+        if o.name == "adagrad":
+            squares = self.moments[0].numpy()
+            sparse_adagrad(self.weight.numpy(), squares, rows_np, grad_np, o.lr, o.eps, o.weight_decay)
+            return
         sparse_adam(
             self.weight.numpy(),
             self.moments[0].numpy(),
@@ -126,6 +130,11 @@ class ShardedEmbedding:
         grad = grad + o.weight_decay * weight
         if o.name == "sgd":
             self.weight[rows] = weight - o.lr * grad
+            return
+        if o.name == "adagrad":
+            squares = self.moments[0][rows] + grad * grad
+            self.moments[0][rows] = squares
+            self.weight[rows] = weight - o.lr * grad / (squares.sqrt() + o.eps)
             return
         first, second = self.moments
         m = first[rows] + (1 - o.beta1) * (grad - first[rows])

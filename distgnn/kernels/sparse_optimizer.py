@@ -28,6 +28,24 @@ def sparse_adam(table, first_moment, second_moment, rows, grad, step, lr, beta1,
 
 
 @njit(nogil=True, cache=True)
+def sparse_adagrad(table, squares, rows, grad, lr, eps, weight_decay):
+    """Adagrad (Duchi et al. 2011, diagonal) on the given distinct rows, as `torch.optim.Adagrad` on sparse gradients.
+
+    Args:
+        table, squares: float `[n, d]`, updated; squares are the sums of squared gradients. rows: int64 `[r]`.
+        grad: float `[r, d]`. weight_decay: L2 coefficient, added to the gradient of these rows.
+    """
+    dtype = table.dtype.type
+    for i in range(rows.shape[0]):
+        row = rows[i]
+        for c in range(table.shape[1]):
+            g = grad[i, c] + dtype(weight_decay) * table[row, c]
+            s = squares[row, c] + g * g
+            squares[row, c] = s
+            table[row, c] -= dtype(lr) * g / (np.sqrt(s) + dtype(eps))
+
+
+@njit(nogil=True, cache=True)
 def sparse_sgd(table, rows, grad, lr, weight_decay):
     """table[row] -= lr * (grad + weight_decay * table[row]) on the given distinct rows."""
     dtype = table.dtype.type

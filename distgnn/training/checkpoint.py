@@ -114,6 +114,7 @@ def save_checkpoint(
             "format_version": FORMAT_VERSION,
             "phase": phase,
             "step": step,
+            "optimizer": embedding.optim.name,
             "files": {line[64:].strip(): line[:64] for line in lines},
             **facts,
         }
@@ -155,6 +156,12 @@ def load_checkpoint(
             f"{info.uri}: the checkpoint belongs to another dataset ({info.manifest['dataset']}); "
             "give data.path or data.name of the one that it was trained on"
         )
+    optim = embedding.optim.name
+    if info.manifest["optimizer"] != optim:
+        raise UserError(
+            f"{info.uri}: was trained with optim.name = {info.manifest['optimizer']}, now {optim}, which keeps another "
+            "state; set it back, or choose another run.out"
+        )
     missing = np.ones(len(own.nodes), bool)
     n_users = topology.n_users
     for name in sorted(n for n in info.manifest["files"] if n.startswith("shard-")):
@@ -170,10 +177,6 @@ def load_checkpoint(
         target, source = move(torch.from_numpy(position), embedding.device), torch.from_numpy(mine)
         embedding.weight[target] = move(shard["weight"][source].to(embedding.weight.dtype), embedding.device)
         for i, moment in enumerate(embedding.moments):
-            if f"moment{i}" not in shard:
-                raise UserError(
-                    f"{info.uri}: holds no Adam moments; resume with the optim.name that it was trained with"
-                )
             moment[target] = move(shard[f"moment{i}"][source].to(moment.dtype), embedding.device)
         missing[position] = False
     if missing.any():

@@ -57,7 +57,7 @@ def needs(
     """
     item = 8 if config.run.dtype == "float64" else 4
     width = config.model.dim * item
-    tables = n_own * width * (3 if config.optim.name == "adam" else 1)
+    tables = n_own * width * (1 + config.optim.n_moments())
     sampler = n_nodes * 16 * (config.sampler.threads + 1)
     batch_size = config.for_edges(sys.maxsize).train.batch_size  # the most, where the graph is not known yet
     frontier, edges, outer = 4 * batch_size, 0, 0

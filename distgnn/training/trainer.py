@@ -432,6 +432,8 @@ def _dense_optimizer(model: torch.nn.Module, config: Config) -> torch.optim.Opti
     lr = optim.dense_lr or optim.lr
     if optim.name == "sgd":
         return torch.optim.SGD(parameters, lr=lr, weight_decay=optim.weight_decay)
+    if optim.name == "adagrad":
+        return torch.optim.Adagrad(parameters, lr=lr, eps=optim.eps, weight_decay=optim.weight_decay)
     return torch.optim.Adam(
         parameters, lr=lr, betas=(optim.beta1, optim.beta2), eps=optim.eps, weight_decay=optim.weight_decay
     )

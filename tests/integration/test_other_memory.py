@@ -29,7 +29,12 @@ SIZES = {1: [0, GRAPH.n_nodes], 2: [0, 17, GRAPH.n_nodes]}
 STEPS = 6
 MODELS = {
     "lightgcn, in-batch softmax with logq, adam": ["optim.name=adam", "loss.logq=true"],
-    "lightgcn, bpr, sgd": ["loss.name=bpr", "loss.num_negatives=2", "optim.weight_decay=0.01"],
+    "lightgcn, bpr, adagrad": [
+        "loss.name=bpr",
+        "optim.name=adagrad",
+        "loss.num_negatives=2",
+        "optim.weight_decay=0.01",
+    ],
     "graphsage, towers, dropout, shared softmax, adam": [
         "model.encoder=graphsage",
         "model.tower=mlp",

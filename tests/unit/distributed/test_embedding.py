@@ -21,7 +21,7 @@ def table(optim: OptimConfig, dtype: torch.dtype = torch.float64) -> ShardedEmbe
 
 @pytest.mark.parametrize("repeated", [False, True])
 @pytest.mark.parametrize("decay", [0.0, 0.2])
-@pytest.mark.parametrize("name", ["adam", "sgd"])
+@pytest.mark.parametrize("name", ["adam", "adagrad", "sgd"])
 def test_both_updates_are_one(name: str, decay: float, repeated: bool) -> None:
     optim = OptimConfig(name=name, lr=0.03, weight_decay=decay)
     host, device = table(optim), table(optim)
@@ -35,7 +35,7 @@ def test_both_updates_are_one(name: str, decay: float, repeated: bool) -> None:
         device._update_on_device(torch.from_numpy(rows), torch.from_numpy(grad), step, repeated)
         for a, b in zip([device.weight, *device.moments], [host.weight, *host.moments], strict=True):
             torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
-    assert len(host.moments) == (2 if name == "adam" else 0)
+    assert len(host.moments) == {"adam": 2, "adagrad": 1, "sgd": 0}[name]
     assert (host.weight - start).abs().max() > 1e-3
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
-from distgnn.kernels.sparse_optimizer import merge_rows, sparse_adam, sparse_sgd
+from distgnn.kernels.sparse_optimizer import merge_rows, sparse_adagrad, sparse_adam, sparse_sgd
 
 
 def test_lazy_adam_is_torch_sparse_adam() -> None:
@@ -23,6 +24,42 @@ def test_lazy_adam_is_torch_sparse_adam() -> None:
         )
         optimizer.step()
         np.testing.assert_allclose(table, parameter.detach().numpy(), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks")
+def test_adagrad_is_torch_adagrad_on_sparse_gradients() -> None:
+    rng = np.random.default_rng(0)
+    table = rng.normal(size=(20, 5))
+    start = table.copy()
+    parameter = torch.nn.Parameter(torch.from_numpy(table.copy()))
+    optimizer = torch.optim.Adagrad([parameter], lr=0.03, eps=1e-8)
+    squares = np.zeros_like(table)
+    for _ in range(7):
+        rows = rng.permutation(19)[: rng.integers(1, 12)]
+        grad = rng.normal(size=(len(rows), 5))
+        sparse_adagrad(table, squares, rows, grad, 0.03, 1e-8, 0.0)
+        parameter.grad = torch.sparse_coo_tensor(
+            torch.from_numpy(rows)[None], torch.from_numpy(grad), (20, 5), check_invariants=True
+        )
+        optimizer.step()
+        np.testing.assert_allclose(table, parameter.detach().numpy(), rtol=1e-12, atol=1e-14)
+    assert (table[19] == start[19]).all() and (squares[19] == 0).all()
+    assert (table[:19] != start[:19]).all()
+
+
+def test_adagrads_decay_is_torchs_where_every_row_is_touched() -> None:
+    """Sparse gradients have no decay in torch; with all rows touched the dense rule is the same."""
+    rng = np.random.default_rng(3)
+    table = rng.normal(size=(6, 4))
+    parameter = torch.nn.Parameter(torch.from_numpy(table.copy()))
+    optimizer = torch.optim.Adagrad([parameter], lr=0.1, eps=1e-6, weight_decay=0.2)
+    squares = np.zeros_like(table)
+    for _ in range(5):
+        grad = rng.normal(size=(6, 4))
+        sparse_adagrad(table, squares, np.arange(6), grad, 0.1, 1e-6, 0.2)
+        parameter.grad = torch.from_numpy(grad)
+        optimizer.step()
+    np.testing.assert_allclose(table, parameter.detach().numpy(), rtol=1e-12, atol=1e-14)
 
 
 def test_sgd_moves_the_touched_rows_and_decays_them_alone() -> None:

@@ -57,7 +57,7 @@ def state(trainer: PhaseTrainer) -> list[torch.Tensor]:
     return [trainer.embedding.weight, *trainer.embedding.moments, *dense, *moments]
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adam", "adagrad", "sgd"])
 def test_everything_comes_back_and_training_goes_on_as_if_never_stopped(
     tmp_path: Path, group: WorkerGroup, optimizer: str
 ) -> None:
@@ -120,10 +120,11 @@ def test_another_model_is_refused(tmp_path: Path, group: WorkerGroup, override: 
         fresh(tmp_path, group, override).resume(info)
 
 
-def test_adam_needs_moments(tmp_path: Path, group: WorkerGroup) -> None:
-    saved(tmp_path, group, "optim.name=sgd")
+@pytest.mark.parametrize("other", ["sgd", "adagrad"])
+def test_another_optimizers_state_is_refused(tmp_path: Path, group: WorkerGroup, other: str) -> None:
+    saved(tmp_path, group, f"optim.name={other}")
     (info,) = list_checkpoints(str(tmp_path))
-    with pytest.raises(UserError, match="holds no Adam moments"):
+    with pytest.raises(UserError, match=f"trained with optim.name = {other}, now adam"):
         fresh(tmp_path, group).resume(info)
 
 
