@@ -13,10 +13,12 @@ from distgnn.config import OptimConfig
 from distgnn.distributed.device_memory import host_buffer, move, on_host
 from distgnn.distributed.exchange import FetchPlan, plan_fetch, return_rows, send_rows
 from distgnn.distributed.process_group import WorkerGroup
+from distgnn.distributed.traffic import Traffic
 from distgnn.kernels.rng import STREAM_INIT, hash2, keyed_normal
 from distgnn.kernels.sparse_optimizer import gather_rows, merge_rows, sparse_adagrad, sparse_adam, sparse_sgd
 
 _INIT_CHUNK = 1 << 16
+_ID_BYTES = 8
 
 
 class ShardedEmbedding:
@@ -73,6 +75,15 @@ class ShardedEmbedding:
         else:
             owned = self.weight.index_select(0, plan.rows)
         return move(send_rows(plan, owned, self.group), self.group.device).requires_grad_()
+
+    def count(self, plan: FetchPlan, traffic: Traffic) -> None:
+        """Count what a step exchanges by a plan: ids and rows, then gradients."""
+        others = self.group.size - 1
+        if not others:
+            return
+        n, row_bytes = plan.n_remote(self.group.rank), self.weight.shape[1] * self.weight.element_size()
+        traffic.add("rows", others * _ID_BYTES + n * (_ID_BYTES + row_bytes), 3)  # how many ids, the ids, the rows
+        traffic.add("gradients", n * row_bytes, 1)
 
     def release(self) -> None:
         """Drop rows and moments: the memory is wanted for something else."""

@@ -30,6 +30,10 @@ class FetchPlan:
     asked: list[int]
     rows: torch.Tensor
 
+    def n_remote(self, rank: int) -> int:
+        """Rows that worker `rank`, whose plan it is, wants of others."""
+        return sum(self.wanted) - self.wanted[rank]
+
 
 def plan_fetch(
     nodes: np.ndarray, bounds: np.ndarray, group: WorkerGroup, device: torch.device | None = None

@@ -234,6 +234,12 @@ def _resources(report: Mapping[str, Any]) -> str:
         if isinstance(value, list):
             value = sum(value)
         rows.append((label, unit(value) if value is not None else "-"))
+        if key == "remote_bytes":
+            rows += [
+                (f"\u2014 {kind}", _bytes(part))
+                for kind, part in report.get("remote_bytes_by_kind", {}).items()
+                if part
+            ]
     return _pairs(rows)
 
 

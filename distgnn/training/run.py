@@ -10,6 +10,7 @@ import numpy as np
 from distgnn.config import Config
 from distgnn.distributed.device_memory import free_bytes
 from distgnn.distributed.process_group import WorkerGroup
+from distgnn.distributed.traffic import Traffic
 from distgnn.partition.dataset import PreparedDataset
 from distgnn.training.checkpoint import CheckpointInfo, list_checkpoints
 from distgnn.training.export import write_embeddings
@@ -102,11 +103,15 @@ def evaluate_trainer(
     seconds = {s: group.max_floats([sum(t.totals.seconds[s] for t in trainers)])[0] for s in STAGES}
     totals = [t.totals for t in trainers]
     training = group.max_floats([sum(t.training for t in totals)])[0]
-    positives, drawn, remote, every = group.sum_floats(
+    traffic = Traffic()
+    for part in totals:
+        traffic.take(part.traffic)
+    remote = traffic.over_workers(group)
+    steps = max(1, sum(t.steps for t in totals))
+    positives, drawn, every = group.sum_floats(
         [
             float(sum(t.positives for t in totals)),
             float(sum(t.sampled_edges for t in totals)),
-            float(sum(t.remote_bytes for t in totals)),
             float(sum(t.users_with_every_item for t in totals)),
         ]
     )
@@ -122,7 +127,9 @@ def evaluate_trainer(
             "total": time.perf_counter() - started,
         },
         tables="host" if trainer.embedding.device.type == "cpu" else "device",
-        remote_bytes=int(remote),
+        remote_bytes=sum(remote.values()),
+        remote_bytes_by_kind=remote,
+        exchanges_per_step={kind: n / steps for kind, n in traffic.exchanges.items()},
         positives_per_second=positives / training if training else 0.0,
         sampled_edges_per_second=drawn / training if training else 0.0,
         users_with_every_item=int(every),

@@ -16,6 +16,7 @@ from distgnn.config import Config
 from distgnn.distributed.data_parallel import wrap
 from distgnn.distributed.embedding import ShardedEmbedding
 from distgnn.distributed.process_group import WorkerGroup
+from distgnn.distributed.traffic import KINDS, Traffic
 from distgnn.graph import Topology
 from distgnn.loader import DeviceFeed, PrefetchLoader
 from distgnn.nn.batch import BlockTensors, block_tensors, dropout_key, node_keys
@@ -62,9 +63,10 @@ class Totals:
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     blocked: float = 0.0
     training: float = 0.0
+    steps: int = 0
     positives: int = 0
     sampled_edges: int = 0
-    remote_bytes: int = 0
+    traffic: Traffic = field(default_factory=Traffic)
     users_with_every_item: int = 0
 
 
@@ -161,19 +163,19 @@ class PhaseTrainer:
         if self.optimizer is not None:
             self.optimizer.step()
         clock.lap("optimizer")
-        self._count(batch, sum(plan.wanted) - plan.wanted[self.group.rank])
+        self.embedding.count(plan, self.totals.traffic)
+        self._count(batch)
         return loss.detach()
 
-    def _count(self, batch: MiniBatch, remote_rows: int) -> None:
+    def _count(self, batch: MiniBatch) -> None:
         totals = self.totals
         totals.seconds["sampling"] += batch.seconds
+        totals.steps += 1
         totals.positives += len(batch.share)
         totals.sampled_edges += batch.sampled_edges
-        width = self.config.model.dim * self.dtype.itemsize
-        totals.remote_bytes += remote_rows * (8 + 2 * width)
-        if batch.column_order is not None:
+        if batch.column_order is not None and self.group.size > 1:
             remote_columns = batch.global_size - len(batch.share)
-            totals.remote_bytes += 2 * remote_columns * self.model.out_dim * self.dtype.itemsize
+            totals.traffic.add("gathered", 2 * remote_columns * self.model.out_dim * self.dtype.itemsize, 2)
         every = self.topology.degree(batch.nodes[batch.user_index]) >= self.topology.n_items
         totals.users_with_every_item += int(every.sum())
 
@@ -357,6 +359,7 @@ class _Window:
         self.edges = self.positives = 0
         self.first_step = trainer.step
         self.last: dict[str, float] = {}
+        self.traffic = dict.fromkeys(KINDS, 0)  # up to the last record, over the workers
 
     def add(self, loss: torch.Tensor, batch: MiniBatch) -> None:
         self.losses.append(loss)
@@ -381,6 +384,8 @@ class _Window:
         trainer = self.trainer
         local = torch.stack(self.losses).double().sum().item()
         loss, edges = trainer.group.sum_floats([local, float(self.edges)])
+        traffic = trainer.totals.traffic.over_workers(trainer.group)
+        moved = {kind: traffic[kind] - self.traffic[kind] for kind in KINDS}
         seconds = time.perf_counter() - self.started
         self.last = {
             "loss": loss / len(self.losses),
@@ -401,8 +406,11 @@ class _Window:
                 "seconds": seconds,
                 "positives_per_second": self.last["positives"],
                 "sampled_edges_per_second": self.last["edges"],
+                "remote_bytes": sum(moved.values()),
+                "remote_bytes_by_kind": moved,
             }
         )
+        self.traffic = traffic
         self.losses, self.edges, self.positives = [], 0, 0
         self.started = time.perf_counter()
 

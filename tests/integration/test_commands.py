@@ -59,7 +59,9 @@ def test_the_report_holds_what_scripts_rely_on(work: Path, report: dict[str, Any
     assert all(seconds >= 0.0 for seconds in report["seconds"].values())
     assert (report["workers"], report["partitions"], report["split"]) == (2, 2, "test")
     assert len(report["peak_rss_bytes"]) == 2
-    assert report["remote_bytes"] > 0
+    assert report["remote_bytes"] == sum(report["remote_bytes_by_kind"].values())
+    assert all(report["remote_bytes_by_kind"][kind] > 0 for kind in ("rows", "gradients", "gathered"))
+    assert report["exchanges_per_step"] == {"rows": 3, "gradients": 1, "gathered": 2}
     facts = report["dataset"]
     manifest = json.loads((work / "data" / "manifest.json").read_text())
     assert {key: facts[key] for key in ("n_users", "n_items", "n_train", "n_test")} == {

@@ -24,6 +24,7 @@ def report(**changes):
         "seconds": {"prepare": 1.0, "sampling": 3.0, "total": 8.0},
         "peak_rss_bytes": [1 << 20, 3 << 20],
         "remote_bytes": 2048,
+        "remote_bytes_by_kind": {"rows": 1536, "gradients": 512, "gathered": 0},
         "positives_per_second": 12.5,
         "sampled_edges_per_second": float("nan"),
         "baselines": [{"model": "TopPop", "recall@20": 0.5, "ndcg@20": 0.0625, "gini@20": 0.8, "fit_seconds": 0.5}],

@@ -1,0 +1,126 @@
+"""Bytes and exchanges that are reported are those that are sent, counted by hand on a tiny graph."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+
+from distgnn.distributed.process_group import WorkerGroup
+from tests.small_training import batch_of, small_config, small_graph, small_trainer
+
+GRAPH = small_graph(7)
+SIZES = {1: [0, GRAPH.n_nodes], 2: [0, 23, GRAPH.n_nodes]}
+DIM, ITEM = 6, 8
+STEPS = 4
+CASES = {
+    "in-batch softmax": ["loss.name=sampled_softmax"],
+    "bpr": ["loss.name=bpr"],
+}
+
+
+def record_sent(sent: list[int], rank: int) -> Any:
+    """An all_to_all_single that notes the bytes for others."""
+    real = dist.all_to_all_single
+
+    def call(output: torch.Tensor, given: torch.Tensor, **kwargs: Any) -> Any:
+        splits = kwargs.get("input_split_sizes") or [len(given) // 2] * 2
+        sent.append(splits[1 - rank] * given[0:1].numel() * given.element_size() if len(given) else 0)
+        return real(output, given, **kwargs)
+
+    return call
+
+
+def measured(overrides: list[str], run: Path, group: WorkerGroup) -> dict[str, Any]:
+    """A worker's count, what it has sent, and the nodes and columns that it takes from others."""
+    trainer = small_trainer(small_config(*overrides), run, GRAPH, group, np.array(SIZES[group.size]))
+    sent: list[int] = []
+    wanted = columns = 0
+    with mock.patch.object(dist, "all_to_all_single", record_sent(sent, group.rank)):
+        for step in range(STEPS):
+            batch = batch_of(trainer, step)
+            trainer.train_step(batch)
+            low, high = SIZES[group.size][group.rank : group.rank + 2]
+            wanted += int(((batch.nodes < low) | (batch.nodes >= high)).sum())
+            columns += batch.global_size - len(batch.share)
+    traffic = trainer.totals.traffic
+    return {
+        "bytes": traffic.bytes,
+        "exchanges": traffic.exchanges,
+        "over workers": traffic.over_workers(group),
+        "sent": sent,
+        "wanted": wanted,
+        "columns": columns,
+    }
+
+
+def worker(rank: int, folder: Path) -> None:
+    group = WorkerGroup.join(rank, 2, init_method=f"file://{folder}/meet", timeout_seconds=60)
+    results = [measured(overrides, folder, group) for overrides in CASES.values()]
+    (folder / f"{rank}.json").write_text(json.dumps(results))
+    group.leave()
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
+    """Both workers' results of every case."""
+    folder = tmp_path_factory.mktemp("traffic")
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=worker, args=(rank, folder)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=120)
+        if process.is_alive():
+            process.kill()
+    assert [process.exitcode for process in processes] == [0, 0]
+    both = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+    return {case: [r[index] for r in both] for index, case in enumerate(CASES)}
+
+
+def summed(found: list[dict[str, Any]]) -> dict[str, int]:
+    """The workers' counts together."""
+    return {kind: sum(f["bytes"][kind] for f in found) for kind in found[0]["bytes"]}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_counted_is_what_was_sent(results: dict[str, list[dict[str, Any]]], case: str) -> None:
+    found = results[case]
+    total = summed(found)
+    assert total == found[0]["over workers"] == found[1]["over workers"]
+    assert sum(total.values()) == sum(sum(f["sent"]) for f in found)
+    for f in found:
+        assert sum(f["exchanges"].values()) == len(f["sent"])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_rows_gradients_and_outputs_by_hand(results: dict[str, list[dict[str, Any]]], case: str) -> None:
+    found = results[case]
+    total = summed(found)
+    wanted = sum(f["wanted"] for f in found)
+    assert wanted > 20 * STEPS
+    assert total["rows"] == 2 * STEPS * 8 + wanted * (8 + DIM * ITEM)
+    assert total["gradients"] == wanted * DIM * ITEM
+    columns = sum(f["columns"] for f in found) if case == "in-batch softmax" else 0
+    assert total["gathered"] == 2 * columns * DIM * ITEM
+    assert found[0]["exchanges"] == {
+        "rows": 3 * STEPS,
+        "gradients": STEPS,
+        "gathered": 2 * STEPS if case == "in-batch softmax" else 0,
+    }
+
+
+def test_one_worker_exchanges_nothing(tmp_path: Path) -> None:
+    group = WorkerGroup.join(0, 1)
+    try:
+        found = measured([], tmp_path, group)
+    finally:
+        group.leave()
+    assert sum(found["bytes"].values()) == sum(found["exchanges"].values()) == 0
