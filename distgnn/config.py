@@ -307,6 +307,7 @@ class ClusterConfig:
     threads_per_worker: int = 0  # 0: the machine's cores shared out
     use_gpu: bool = False  # NCCL and CUDA devices instead of gloo and the CPU; not tested on real GPUs yet
     tables: str = "auto"  # embedding rows and moments: device (GPU), host, or auto: on the GPUs where they fit
+    hot_rows: float = 0.0  # nodes of most edges whose rows every worker holds: a number, or a share below 1; exact
     ray: bool = False  # workers of a Ray cluster (RAY_ADDRESS) instead of processes; jobs/*.py turn it on
     timeout_seconds: float = 600.0  # a collective that waits longer ends the run
     max_failures: int = 3  # Ray: restarts from the last checkpoint after a worker's death
@@ -318,10 +319,19 @@ class ClusterConfig:
         _one_of("cluster", "tables", self.tables, ("auto", "device", "host"))
         if self.tables == "device" and not self.use_gpu:
             raise UserError("config: cluster.tables = 'device' goes with cluster.use_gpu = true; leave it out")
+        _at_least("cluster", "hot_rows", self.hot_rows, 0.0)
+        if self.hot_rows >= 1 and self.hot_rows % 1 != 0:
+            raise UserError(f"config: cluster.hot_rows = {self.hot_rows} must be a whole number, or a share below 1")
         _at_least("cluster", "max_failures", self.max_failures, 0)
         _at_least("cluster", "wait_seconds", self.wait_seconds, 0.0)
         if not self.timeout_seconds > 0:
             raise UserError(f"config: cluster.timeout_seconds = {self.timeout_seconds} must be positive")
+
+    def n_hot(self, n_nodes: int) -> int:
+        """`hot_rows` as a number, in a graph of so many nodes."""
+        if self.hot_rows < 1:
+            return int(self.hot_rows * n_nodes)
+        return min(int(self.hot_rows), n_nodes)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -65,7 +65,15 @@ class StudentTrainer:
         self.teacher_rows = own_rows.astype(np.float32)
         self.optim = OptimConfig(name="adam", lr=self.distill.lr)
         self.embedding = ShardedEmbedding(
-            own.node_type, own.stable_id, self.distill.dim, 0.0, config.run.seed, torch.float32, self.optim, group
+            own.node_type,
+            own.stable_id,
+            self.distill.dim,
+            0.0,
+            config.run.seed,
+            torch.float32,
+            self.optim,
+            group,
+            low=own.low,
         )
         start = best_rank_rows(self.teacher_rows, self.is_user, self.distill.dim, group)
         self.embedding.weight.copy_(torch.from_numpy(start))
@@ -127,7 +135,7 @@ class StudentTrainer:
         self.embedding.apply_gradient(plan, rows.grad, batch.step + 1)
         clock.lap("optimizer")
         self.positives += len(batch.share)
-        self.remote_rows += sum(plan.wanted) - plan.wanted[self.group.rank]
+        self.remote_rows += plan.exchange.n_remote(self.group.rank)
         return loss.detach()
 
     def _record(self, losses: list[torch.Tensor], seconds: float, steps: int) -> None:
@@ -186,5 +194,5 @@ class StudentTrainer:
                     f"{info.uri}: was distilled with {key} = {known.get(key)}, now {value}; set it back, or choose "
                     "another run.out"
                 )
-        load_checkpoint(info, nn.Identity(), None, self.embedding, self.topology, self.own, self.facts["dataset_hash"])
+        load_checkpoint(info, nn.Identity(), None, self.embedding, self.topology, self.facts["dataset_hash"])
         self.step = info.step

@@ -2,16 +2,22 @@
 
 Host tables are read and moved by the Numba kernels, also where the model is on a GPU: rows then cross over page-locked
 memory in both directions. Tables on a GPU are read and moved by torch operations, which no GPU has run yet.
+
+Hot rows are at every worker: the own ones in their place, the others behind the own rows. They are not fetched; every
+worker sums their gradients and moves its replica by the same rule, so that replicas stay equal to the bit.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from distgnn.config import OptimConfig
 from distgnn.distributed.device_memory import host_buffer, move, on_host
-from distgnn.distributed.exchange import FetchPlan, plan_fetch, return_rows, send_rows
+from distgnn.distributed.exchange import FetchPlan, part_sizes, plan_fetch, return_rows, send_rows, sum_over_workers
+from distgnn.distributed.hot_rows import HotNodes
 from distgnn.distributed.process_group import WorkerGroup
 from distgnn.distributed.traffic import Traffic
 from distgnn.kernels.rng import STREAM_INIT, hash2, keyed_normal
@@ -21,8 +27,26 @@ _INIT_CHUNK = 1 << 16
 _ID_BYTES = 8
 
 
+@dataclass(frozen=True)
+class RowPlan:
+    """Where the rows of a minibatch's nodes come from.
+
+    Attributes:
+        exchange: of the nodes that are not hot.
+        cold: their positions among the nodes, int64 `[m]`; None where no row is hot: all of them.
+        hot: positions of the hot nodes, int64 `[k]`. hot_index: which hot nodes they are, int64 `[k]`.
+
+    All but the exchange's lists are in the memory of the rows.
+    """
+
+    exchange: FetchPlan
+    cold: torch.Tensor | None
+    hot: torch.Tensor
+    hot_index: torch.Tensor
+
+
 class ShardedEmbedding:
-    """The rows of a worker's own contiguous node range, and their moments.
+    """The rows of a worker's own contiguous node range, replicas of hot rows, and their moments.
 
     Args:
         node_type, stable_id: of the owned nodes, uint8 and int64 `[n]`: the start is a hash of them.
@@ -30,6 +54,7 @@ class ShardedEmbedding:
         optim: lazy Adam, Adagrad or plain SGD. group: of the workers.
         device: the tables' memory, the worker's device or the CPU (the same choice at every worker); None: the
             worker's device.
+        low: first node id of the range. hot: the nodes whose rows every worker holds.
     """
 
     def __init__(
@@ -43,65 +68,149 @@ class ShardedEmbedding:
         optim: OptimConfig,
         group: WorkerGroup,
         device: torch.device | None = None,
+        *,
+        low: int,
+        hot: HotNodes | None = None,
     ) -> None:
         self.optim = optim
         self.group = group
+        self.low = low
+        self.n_own = len(stable_id)
+        self.hot = HotNodes.none() if hot is None else hot
+        foreign = (self.hot.nodes < low) | (self.hot.nodes >= low + self.n_own)
+        hot_row = np.where(foreign, self.n_own + np.cumsum(foreign) - 1, self.hot.nodes - low)
+        node_type = np.concatenate([node_type, self.hot.node_type[foreign]])
+        stable_id = np.concatenate([stable_id, self.hot.stable_id[foreign]])
         n = len(stable_id)
-        self.weight = torch.empty((n, dim), dtype=dtype, device=group.device if device is None else device)
+        self._table = torch.empty((n, dim), dtype=dtype, device=group.device if device is None else device)
         key = np.uint64(hash2(np.uint64(seed), STREAM_INIT))
         for start in range(0, n, _INIT_CHUNK):
             stop = min(start + _INIT_CHUNK, n)
             normal = np.empty((stop - start, dim), np.float64)
             keyed_normal(key, node_type[start:stop], stable_id[start:stop], normal)
-            self.weight[start:stop] = torch.from_numpy(normal * std).to(dtype)
-        self.moments = [torch.zeros_like(self.weight) for _ in range(optim.n_moments())]
+            self._table[start:stop] = torch.from_numpy(normal * std).to(dtype)
+        self._moments = [torch.zeros_like(self._table) for _ in range(optim.n_moments())]
+        self._hot_row = move(torch.from_numpy(hot_row), self.device)
         self._slot = np.full(n, -1, np.int32)
 
     @property
     def device(self) -> torch.device:
         """Where rows and moments are."""
-        return self.weight.device
+        return self._table.device
 
-    def plan(self, nodes: np.ndarray, bounds: np.ndarray) -> FetchPlan:
-        """Plan to fetch the rows of distinct node ids int64 `[n]`; a collective."""
-        return plan_fetch(nodes, bounds, self.group, self.device)
+    @property
+    def weight(self) -> torch.Tensor:
+        """The worker's own rows `[n, d]`, in place."""
+        return self._table[: self.n_own]
 
-    def fetch(self, plan: FetchPlan) -> torch.Tensor:
+    @property
+    def moments(self) -> list[torch.Tensor]:
+        """The own rows' moments, `[n, d]` each, in place."""
+        return [moment[: self.n_own] for moment in self._moments]
+
+    @property
+    def n_rows(self) -> int:
+        """Rows here: own ones and replicas."""
+        return len(self._table)
+
+    def local_rows(self, nodes: np.ndarray) -> np.ndarray:
+        """Which row here belongs to each of the nodes, int64 `[n]`; -1 where there is none."""
+        row = np.where((nodes >= self.low) & (nodes < self.low + self.n_own), nodes - self.low, -1)
+        at = self.hot.find(nodes)
+        found = np.flatnonzero(at >= 0)
+        row[found] = self._hot_row.cpu().numpy()[at[found]]
+        return row
+
+    def put(self, rows: np.ndarray, weight: torch.Tensor, moments: list[torch.Tensor]) -> None:
+        """Overwrite rows int64 `[n]` (see `local_rows`) and their moments by host tensors `[n, d]`."""
+        target = move(torch.from_numpy(rows), self.device)
+        for table, values in zip([self._table, *self._moments], [weight, *moments], strict=True):
+            table[target] = move(values.to(table.dtype), self.device)
+
+    def plan(self, nodes: np.ndarray, bounds: np.ndarray) -> RowPlan:
+        """Plan to get the rows of distinct node ids int64 `[n]`; a collective."""
+        at = self.hot.find(nodes)
+        hot = np.flatnonzero(at >= 0)
+        cold = np.flatnonzero(at < 0) if len(self.hot.nodes) else None
+        exchange = plan_fetch(nodes if cold is None else nodes[cold], bounds, self.group, self.device)
+        cold_at, hot_at, index = (
+            None if a is None else move(torch.from_numpy(a), self.device) for a in (cold, hot, at[hot])
+        )
+        assert hot_at is not None and index is not None
+        return RowPlan(exchange, cold_at, hot_at, index)
+
+    def fetch(self, plan: RowPlan) -> torch.Tensor:
         """The wanted rows `[n, d]` on the worker's device, as a leaf that takes a gradient; a collective."""
-        if on_host(self.weight):
-            shape = (len(plan.rows), self.weight.shape[1])
-            owned = host_buffer(shape, self.weight.dtype, self.group.device)
-            gather_rows(self.weight.numpy(), plan.rows.numpy(), owned.numpy())
-        else:
-            owned = self.weight.index_select(0, plan.rows)
-        return move(send_rows(plan, owned, self.group), self.group.device).requires_grad_()
+        rows = send_rows(plan.exchange, self._rows(plan.exchange.rows), self.group)
+        if plan.cold is not None:
+            cold, shape = rows, (len(plan.cold) + len(plan.hot), rows.shape[1])
+            if on_host(cold):
+                rows = host_buffer(shape, cold.dtype, self.group.device)
+            else:
+                rows = cold.new_empty(shape)
+            rows[plan.cold] = cold
+            rows[plan.hot] = self._rows(self._hot_row[plan.hot_index])
+        return move(rows, self.group.device).requires_grad_()
 
-    def count(self, plan: FetchPlan, traffic: Traffic) -> None:
+    def _rows(self, rows: torch.Tensor) -> torch.Tensor:
+        """Copies of rows int64 `[n]` of the table."""
+        if not on_host(self._table):
+            return self._table.index_select(0, rows)
+        copied = host_buffer((len(rows), self._table.shape[1]), self._table.dtype, self.group.device)
+        gather_rows(self._table.numpy(), rows.numpy(), copied.numpy())
+        return copied
+
+    def count(self, plan: RowPlan, traffic: Traffic) -> None:
         """Count what a step exchanges by a plan: ids and rows, then gradients."""
         others = self.group.size - 1
         if not others:
             return
-        n, row_bytes = plan.n_remote(self.group.rank), self.weight.shape[1] * self.weight.element_size()
-        traffic.add("rows", others * _ID_BYTES + n * (_ID_BYTES + row_bytes), 3)  # how many ids, the ids, the rows
-        traffic.add("gradients", n * row_bytes, 1)
+        item, dim = self._table.element_size(), self._table.shape[1]
+        n = plan.exchange.n_remote(self.group.rank)
+        traffic.add("rows", others * _ID_BYTES + n * (_ID_BYTES + dim * item), 3)  # how many ids, the ids, the rows
+        traffic.add("gradients", n * dim * item, 1)
+        n_hot = len(self.hot.nodes)
+        if n_hot:
+            own = part_sizes(n_hot, self.group.size)[self.group.rank]
+            traffic.add("gradients", (n_hot - own + others * own) * (dim + 1) * item, 2)
 
     def release(self) -> None:
         """Drop rows and moments: the memory is wanted for something else."""
-        self.weight = self.weight.new_empty((0, self.weight.shape[1]))
-        self.moments.clear()
+        self._table = self._table.new_empty((0, self._table.shape[1]))
+        self._moments.clear()
 
-    def apply_gradient(self, plan: FetchPlan, grad: torch.Tensor, step: int) -> None:
+    def apply_gradient(self, plan: RowPlan, grad: torch.Tensor, step: int) -> None:
         """Send the rows' gradients home, sum repeated rows in rank order, and let every touched row move.
 
         Args:
             grad: `[n, d]` on the worker's device, in the order of the fetch. step: optimizer step from 1.
         """
-        arrived = return_rows(plan, move(grad, self.device), self.group)
-        repeated = self.group.size > 1
-        if on_host(self.weight):
-            self._update_on_host(plan.rows.numpy(), arrived.contiguous().numpy(), step, repeated)
+        grad = move(grad, self.device)
+        rows = plan.exchange.rows
+        if plan.cold is None:
+            arrived = return_rows(plan.exchange, grad, self.group)
         else:
-            self._update_on_device(plan.rows, arrived, step, repeated)
+            arrived = return_rows(plan.exchange, grad[plan.cold], self.group)
+            hot_rows, hot_grad = self._sum_hot(plan, grad)
+            rows, arrived = torch.cat([rows, hot_rows]), torch.cat([arrived, hot_grad])
+        repeated = self.group.size > 1
+        if on_host(self._table):
+            self._update_on_host(rows.numpy(), arrived.contiguous().numpy(), step, repeated)
+        else:
+            self._update_on_device(rows, arrived, step, repeated)
+
+    def _sum_hot(self, plan: RowPlan, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The hot rows that any worker has touched, and the sums of their gradients; a collective.
+
+        A last column tells who was touched: rows move by that and not by a gradient that happens to be 0.
+        """
+        dim = grad.shape[1]
+        own = grad.new_zeros((len(self.hot.nodes), dim + 1))
+        own[plan.hot_index, :dim] = grad[plan.hot]
+        own[plan.hot_index, dim] = 1
+        total = sum_over_workers(own, self.group)
+        touched = torch.nonzero(total[:, dim])[:, 0]
+        return self._hot_row[touched], total[touched, :dim]
 
     def _update_on_host(self, rows_np: np.ndarray, grad_np: np.ndarray, step: int, repeated: bool) -> None:
         if repeated:
@@ -109,26 +218,13 @@ class ShardedEmbedding:
             n = merge_rows(rows_np, grad_np, self._slot, distinct, merged_np)
             rows_np, grad_np = distinct[:n], merged_np[:n]
         o = self.optim
+        table, moments = self._table.numpy(), [m.numpy() for m in self._moments]
         if o.name == "sgd":
-            sparse_sgd(self.weight.numpy(), rows_np, grad_np, o.lr, o.weight_decay)
-            return
-        if o.name == "adagrad":
-            squares = self.moments[0].numpy()
-            sparse_adagrad(self.weight.numpy(), squares, rows_np, grad_np, o.lr, o.eps, o.weight_decay)
-            return
-        sparse_adam(
-            self.weight.numpy(),
-            self.moments[0].numpy(),
-            self.moments[1].numpy(),
-            rows_np,
-            grad_np,
-            step,
-            o.lr,
-            o.beta1,
-            o.beta2,
-            o.eps,
-            o.weight_decay,
-        )
+            sparse_sgd(table, rows_np, grad_np, o.lr, o.weight_decay)
+        elif o.name == "adagrad":
+            sparse_adagrad(table, *moments, rows_np, grad_np, o.lr, o.eps, o.weight_decay)
+        else:
+            sparse_adam(table, *moments, rows_np, grad_np, step, o.lr, o.beta1, o.beta2, o.eps, o.weight_decay)
 
     def _update_on_device(self, rows: torch.Tensor, grad: torch.Tensor, step: int, repeated: bool) -> None:
         """The same update in torch operations, for tables in device memory."""
@@ -137,19 +233,19 @@ class ShardedEmbedding:
             rows, inverse = torch.unique(rows, return_inverse=True)
             grad = grad.new_zeros((len(rows), grad.shape[1])).index_add_(0, inverse, grad)
         o = self.optim
-        weight = self.weight[rows]
+        table, moments = self._table, self._moments
+        weight = table[rows]
         grad = grad + o.weight_decay * weight
         if o.name == "sgd":
-            self.weight[rows] = weight - o.lr * grad
-            return
-        if o.name == "adagrad":
-            squares = self.moments[0][rows] + grad * grad
-            self.moments[0][rows] = squares
-            self.weight[rows] = weight - o.lr * grad / (squares.sqrt() + o.eps)
-            return
-        first, second = self.moments
-        m = first[rows] + (1 - o.beta1) * (grad - first[rows])
-        v = second[rows] + (1 - o.beta2) * (grad * grad - second[rows])
-        first[rows], second[rows] = m, v
-        step_size = o.lr * (1 - o.beta2**step) ** 0.5 / (1 - o.beta1**step)
-        self.weight[rows] = weight - step_size * m / (v.sqrt() + o.eps)
+            table[rows] = weight - o.lr * grad
+        elif o.name == "adagrad":
+            squares = moments[0][rows] + grad * grad
+            moments[0][rows] = squares
+            table[rows] = weight - o.lr * grad / (squares.sqrt() + o.eps)
+        else:
+            first, second = moments
+            m = first[rows] + (1 - o.beta1) * (grad - first[rows])
+            v = second[rows] + (1 - o.beta2) * (grad * grad - second[rows])
+            first[rows], second[rows] = m, v
+            step_size = o.lr * (1 - o.beta2**step) ** 0.5 / (1 - o.beta1**step)
+            table[rows] = weight - step_size * m / (v.sqrt() + o.eps)

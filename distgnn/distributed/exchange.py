@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -102,23 +103,57 @@ def return_rows(plan: FetchPlan, wanted_rows: torch.Tensor, group: WorkerGroup) 
     return arrived
 
 
+def sum_over_workers(rows: torch.Tensor, group: WorkerGroup) -> torch.Tensor:
+    """Sum of every worker's rows `[n, d]`, in rank order and equal to the bit everywhere; a collective.
+
+    Each worker sums its part of the rows and sends it to all: the bytes of an all-reduce, whose order is its own.
+    """
+    sizes = part_sizes(len(rows), group.size)
+    own, communicator = sizes[group.rank], group.communicator(rows.device)
+    arrived = rows.new_empty((own * group.size, rows.shape[1]))
+    dist.all_to_all_single(
+        arrived,
+        rows.contiguous(),
+        output_split_sizes=[own] * group.size,
+        input_split_sizes=sizes,
+        group=communicator,
+    )
+    return _gather(_sum_of_parts(arrived, group.size), sizes, group.size, communicator)
+
+
+def part_sizes(n: int, workers: int) -> list[int]:
+    """How many of n rows each worker sums."""
+    return [n // workers + (rank < n % workers) for rank in range(workers)]
+
+
+def _sum_of_parts(rows: torch.Tensor, n_parts: int) -> torch.Tensor:
+    """Sum `[n, d]` of n_parts equal parts of rows `[n_parts n, d]`, in their order."""
+    first, *others = rows.chunk(n_parts) if len(rows) else [rows]
+    for part in others:
+        first = first + part
+    return first
+
+
+def _gather(rows: torch.Tensor, sizes: list[int], workers: int, communicator: Any) -> torch.Tensor:
+    """Rows of every worker in rank order `[sum(sizes), d]`."""
+    gathered = rows.new_empty((sum(sizes), rows.shape[1]))
+    dist.all_to_all_single(
+        gathered,
+        rows.repeat(workers, 1),
+        output_split_sizes=sizes,
+        input_split_sizes=[len(rows)] * workers,
+        group=communicator,
+    )
+    return gathered
+
+
 class _AllGatherRows(torch.autograd.Function):
     """Uneven all-gather of rows; its backward sends every row's gradient home and sums in rank order."""
 
     @staticmethod
     def forward(ctx, rows: torch.Tensor, sizes: list[int], group: WorkerGroup) -> torch.Tensor:  # type: ignore[no-untyped-def]
         ctx.sizes, ctx.group = sizes, group
-        sent = rows.detach().contiguous()
-        gathered = rows.new_empty((sum(sizes), rows.shape[1]))
-        repeated = sent.repeat(group.size, 1)
-        dist.all_to_all_single(
-            gathered,
-            repeated,
-            output_split_sizes=sizes,
-            input_split_sizes=[len(sent)] * group.size,
-            group=group.gather,
-        )
-        return gathered
+        return _gather(rows.detach().contiguous(), sizes, group.size, group.gather)
 
     @staticmethod
     def backward(ctx, grad: torch.Tensor):  # type: ignore[no-untyped-def]
@@ -131,7 +166,7 @@ class _AllGatherRows(torch.autograd.Function):
             input_split_sizes=ctx.sizes,
             group=ctx.group.gather,
         )
-        return arrived.view(ctx.group.size, own, grad.shape[1]).sum(0), None, None
+        return _sum_of_parts(arrived, ctx.group.size), None, None
 
 
 def all_gather_rows(rows: torch.Tensor, sizes: list[int], group: WorkerGroup) -> torch.Tensor:

@@ -20,7 +20,6 @@ from safetensors.torch import save as save_tensors
 from torch import nn
 
 from distgnn import storage
-from distgnn.distributed.device_memory import move
 from distgnn.distributed.embedding import ShardedEmbedding
 from distgnn.distributed.process_group import WorkerGroup
 from distgnn.graph import Topology
@@ -141,10 +140,9 @@ def load_checkpoint(
     optimizer: torch.optim.Optimizer | None,
     embedding: ShardedEmbedding,
     topology: Topology,
-    own: OwnNodes,
     dataset_hash: str,
 ) -> None:
-    """Fill the model, its optimizer and a worker's own rows from all shards.
+    """Fill the model, its optimizer and a worker's own rows and replicas from all shards.
 
     `dataset_hash` is `PreparedDataset.data_hash`: rows are by stable id, so any partitioning of the same data will do.
 
@@ -162,7 +160,7 @@ def load_checkpoint(
             f"{info.uri}: was trained with optim.name = {info.manifest['optimizer']}, now {optim}, which keeps another "
             "state; set it back, or choose another run.out"
         )
-    missing = np.ones(len(own.nodes), bool)
+    missing = np.ones(embedding.n_rows, bool)
     n_users = topology.n_users
     for name in sorted(n for n in info.manifest["files"] if n.startswith("shard-")):
         shard = _read(info, name)
@@ -172,13 +170,12 @@ def load_checkpoint(
             )
         stable = shard["node_type"].numpy().astype(np.int64) * n_users + shard["stable_id"].numpy()
         node = np.asarray(topology.node_id, np.int64)[stable]
-        mine = np.flatnonzero((node >= own.low) & (node < own.high))
-        position = node[mine] - own.low
-        target, source = move(torch.from_numpy(position), embedding.device), torch.from_numpy(mine)
-        embedding.weight[target] = move(shard["weight"][source].to(embedding.weight.dtype), embedding.device)
-        for i, moment in enumerate(embedding.moments):
-            moment[target] = move(shard[f"moment{i}"][source].to(moment.dtype), embedding.device)
-        missing[position] = False
+        row = embedding.local_rows(node)
+        mine = np.flatnonzero(row >= 0)
+        source = torch.from_numpy(mine)
+        moments = [shard[f"moment{i}"][source] for i in range(embedding.optim.n_moments())]
+        embedding.put(row[mine], shard["weight"][source], moments)
+        missing[row[mine]] = False
     if missing.any():
         raise UserError(f"{info.uri}: {int(missing.sum())} nodes have no row in any shard; remove this checkpoint")
     _load_dense(_read(info, "dense.safetensors"), info, model, optimizer)

@@ -13,6 +13,7 @@ from distgnn.distributed.process_group import WorkerGroup
 from distgnn.types import UserError
 
 _REMEDY = "lower model.dim, train.batch_size, sampler.fanout or evaluate.memory_gib"
+_HOT_COPIES = 5  # a worker's hot gradients, as they arrive, their sum, repeated for all, gathered
 _LOGIT_COPIES = 6  # scores, scaled, masked, mask, log-softmax and gradient of an in-batch softmax
 
 
@@ -57,7 +58,8 @@ def needs(
     """
     item = 8 if config.run.dtype == "float64" else 4
     width = config.model.dim * item
-    tables = n_own * width * (1 + config.optim.n_moments())
+    n_hot = config.cluster.n_hot(n_nodes) if workers > 1 else 0
+    tables = (n_own + n_hot) * width * (1 + config.optim.n_moments())
     sampler = n_nodes * 16 * (config.sampler.threads + 1)
     batch_size = config.for_edges(sys.maxsize).train.batch_size  # the most, where the graph is not known yet
     frontier, edges, outer = 4 * batch_size, 0, 0
@@ -67,7 +69,7 @@ def needs(
         frontier = min(frontier * (fanout + 1), n_nodes)
     in_batch = config.loss.negatives_kind() == "in_batch"
     logits = _LOGIT_COPIES * item * batch_size * -(-batch_size // workers) if in_batch else 0
-    rows = frontier * 3 * width
+    rows = frontier * 3 * width + n_hot * _HOT_COPIES * (width + item)
     drawn = frontier * 40 + edges * 4 * (config.sampler.prefetch + 1)
     states = n_own * width * (len(config.sampler.fanout) + 1)
     scores = int(2 * config.evaluate.memory_gib * 2**30)

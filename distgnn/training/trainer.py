@@ -15,6 +15,7 @@ import torch
 from distgnn.config import Config
 from distgnn.distributed.data_parallel import wrap
 from distgnn.distributed.embedding import ShardedEmbedding
+from distgnn.distributed.hot_rows import hot_nodes
 from distgnn.distributed.process_group import WorkerGroup
 from distgnn.distributed.traffic import KINDS, Traffic
 from distgnn.graph import Topology
@@ -97,9 +98,11 @@ class PhaseTrainer:
             raise UserError(f"the {phase} graph has no edge: nothing to train on; give a larger log or a smaller split")
         self.dtype = getattr(torch, config.run.dtype)
         self.own = OwnNodes(topology, bounds, group.rank)
+        own = self.own
+        n_hot = config.cluster.n_hot(topology.n_nodes)
         self.embedding = ShardedEmbedding(
-            self.own.node_type,
-            self.own.stable_id,
+            own.node_type,
+            own.stable_id,
             config.model.dim,
             config.model.init_std,
             config.run.seed,
@@ -107,6 +110,8 @@ class PhaseTrainer:
             config.optim,
             group,
             tables,
+            low=own.low,
+            hot=hot_nodes(n_hot, own.low, own.node_type, own.stable_id, own.degree, group),
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.run.seed % 2**63)
@@ -192,7 +197,6 @@ class PhaseTrainer:
             self.optimizer,
             self.embedding,
             self.topology,
-            self.own,
             self.dataset_facts["dataset_hash"],
         )
         self.step = info.step

@@ -20,9 +20,11 @@ GRAPH = small_graph(7)
 SIZES = {1: [0, GRAPH.n_nodes], 2: [0, 23, GRAPH.n_nodes]}
 DIM, ITEM = 6, 8
 STEPS = 4
+HOT = 7
 CASES = {
     "in-batch softmax": ["loss.name=sampled_softmax"],
     "bpr": ["loss.name=bpr"],
+    "hot rows": ["loss.name=bpr", f"cluster.hot_rows={HOT}"],
 }
 
 
@@ -48,7 +50,8 @@ def measured(overrides: list[str], run: Path, group: WorkerGroup) -> dict[str, A
             batch = batch_of(trainer, step)
             trainer.train_step(batch)
             low, high = SIZES[group.size][group.rank : group.rank + 2]
-            wanted += int(((batch.nodes < low) | (batch.nodes >= high)).sum())
+            foreign = (batch.nodes < low) | (batch.nodes >= high)
+            wanted += int((foreign & ~np.isin(batch.nodes, trainer.embedding.hot.nodes)).sum())
             columns += batch.global_size - len(batch.share)
     traffic = trainer.totals.traffic
     return {
@@ -107,12 +110,13 @@ def test_rows_gradients_and_outputs_by_hand(results: dict[str, list[dict[str, An
     wanted = sum(f["wanted"] for f in found)
     assert wanted > 20 * STEPS
     assert total["rows"] == 2 * STEPS * 8 + wanted * (8 + DIM * ITEM)
-    assert total["gradients"] == wanted * DIM * ITEM
+    hot = HOT if case == "hot rows" else 0  # a value more a row tells who was touched
+    assert total["gradients"] == wanted * DIM * ITEM + 2 * STEPS * hot * (DIM + 1) * ITEM
     columns = sum(f["columns"] for f in found) if case == "in-batch softmax" else 0
     assert total["gathered"] == 2 * columns * DIM * ITEM
     assert found[0]["exchanges"] == {
         "rows": 3 * STEPS,
-        "gradients": STEPS,
+        "gradients": 3 * STEPS if hot else STEPS,
         "gathered": 2 * STEPS if case == "in-batch softmax" else 0,
     }
 

@@ -16,7 +16,7 @@ N, DIM = 30, 5
 def table(optim: OptimConfig, dtype: torch.dtype = torch.float64) -> ShardedEmbedding:
     group = WorkerGroup(0, 2, torch.device("cpu"), None, None, None)
     node_type = (np.arange(N) % 2).astype(np.uint8)
-    return ShardedEmbedding(node_type, np.arange(N), DIM, 0.1, 3, dtype, optim, group)
+    return ShardedEmbedding(node_type, np.arange(N), DIM, 0.1, 3, dtype, optim, group, low=0)
 
 
 @pytest.mark.parametrize("repeated", [False, True])

@@ -14,6 +14,7 @@ from distgnn.types import UserError
 GPU = torch.device("cuda", 0)
 N_NODES, N_OWN = 10_000_000, 5_000_000
 GIB = 1 << 30
+HOT = "cluster.hot_rows=0.25"
 
 
 def config(*overrides: str) -> Config:
@@ -87,6 +88,13 @@ def test_the_tables_are_counted_once_and_where_they_are() -> None:
     assert cpu.tables == on_host[0].tables == on_gpu[1].tables > 0
     assert on_host[1].tables == on_gpu[0].tables == 0
     assert on_gpu[0].sampler == on_host[0].sampler == cpu.sampler > 0
+
+
+def test_replicas_of_hot_rows_are_counted_where_there_are_several_workers() -> None:
+    plain, hot = (needs(c, N_NODES, N_OWN, 2, gpu=False, tables_on_gpu=False)[0] for c in (config(), config(HOT)))
+    assert hot.tables - plain.tables == N_NODES // 4 * 64 * 4 * 3
+    assert hot.step > plain.step
+    assert needs(config(HOT), N_NODES, N_OWN, 1, gpu=False, tables_on_gpu=False)[0].tables == plain.tables
 
 
 def test_tables_on_a_device_that_is_not_used_are_refused() -> None:
