@@ -308,6 +308,7 @@ class ClusterConfig:
     use_gpu: bool = False  # NCCL and CUDA devices instead of gloo and the CPU; not tested on real GPUs yet
     tables: str = "auto"  # embedding rows and moments: device (GPU), host, or auto: on the GPUs where they fit
     hot_rows: float = 0.0  # nodes of most edges whose rows every worker holds: a number, or a share below 1; exact
+    wire: str = "float32"  # of rows and gradients between workers; float32: as in the tables; bfloat16: not exact
     ray: bool = False  # workers of a Ray cluster (RAY_ADDRESS) instead of processes; jobs/*.py turn it on
     timeout_seconds: float = 600.0  # a collective that waits longer ends the run
     max_failures: int = 3  # Ray: restarts from the last checkpoint after a worker's death
@@ -319,6 +320,7 @@ class ClusterConfig:
         _one_of("cluster", "tables", self.tables, ("auto", "device", "host"))
         if self.tables == "device" and not self.use_gpu:
             raise UserError("config: cluster.tables = 'device' goes with cluster.use_gpu = true; leave it out")
+        _one_of("cluster", "wire", self.wire, ("float32", "bfloat16"))
         _at_least("cluster", "hot_rows", self.hot_rows, 0.0)
         if self.hot_rows >= 1 and self.hot_rows % 1 != 0:
             raise UserError(f"config: cluster.hot_rows = {self.hot_rows} must be a whole number, or a share below 1")
@@ -373,6 +375,12 @@ class Config:
             raise UserError(
                 f"config: cluster.workers = {self.cluster.workers} is more than partition.parts = "
                 f"{self.partition.parts}; every worker needs a partition: raise parts or lower workers"
+            )
+
+        if self.cluster.wire == "bfloat16" and self.run.dtype == "float64":
+            raise UserError(
+                "config: cluster.wire = 'bfloat16' keeps 8 bits of a value that run.dtype = 'float64' wants exact; "
+                "leave one of them out"
             )
 
     @property

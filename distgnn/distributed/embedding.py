@@ -55,6 +55,7 @@ class ShardedEmbedding:
         device: the tables' memory, the worker's device or the CPU (the same choice at every worker); None: the
             worker's device.
         low: first node id of the range. hot: the nodes whose rows every worker holds.
+        wire: dtype of rows and gradients on the way to and from other workers; None: that of the table.
     """
 
     def __init__(
@@ -71,7 +72,9 @@ class ShardedEmbedding:
         *,
         low: int,
         hot: HotNodes | None = None,
+        wire: torch.dtype | None = None,
     ) -> None:
+        self.wire = dtype if wire is None else wire
         self.optim = optim
         self.group = group
         self.low = low
@@ -141,7 +144,7 @@ class ShardedEmbedding:
 
     def fetch(self, plan: RowPlan) -> torch.Tensor:
         """The wanted rows `[n, d]` on the worker's device, as a leaf that takes a gradient; a collective."""
-        rows = send_rows(plan.exchange, self._rows(plan.exchange.rows), self.group)
+        rows = send_rows(plan.exchange, self._rows(plan.exchange.rows), self.group, self.wire)
         if plan.cold is not None:
             cold, shape = rows, (len(plan.cold) + len(plan.hot), rows.shape[1])
             if on_host(cold):
@@ -166,9 +169,9 @@ class ShardedEmbedding:
         if not others:
             return
         item, dim = self._table.element_size(), self._table.shape[1]
-        n = plan.exchange.n_remote(self.group.rank)
-        traffic.add("rows", others * _ID_BYTES + n * (_ID_BYTES + dim * item), 3)  # how many ids, the ids, the rows
-        traffic.add("gradients", n * dim * item, 1)
+        n, row_bytes = plan.exchange.n_remote(self.group.rank), dim * self.wire.itemsize
+        traffic.add("rows", others * _ID_BYTES + n * (_ID_BYTES + row_bytes), 3)  # how many ids, the ids, the rows
+        traffic.add("gradients", n * row_bytes, 1)
         n_hot = len(self.hot.nodes)
         if n_hot:
             own = part_sizes(n_hot, self.group.size)[self.group.rank]
@@ -188,9 +191,9 @@ class ShardedEmbedding:
         grad = move(grad, self.device)
         rows = plan.exchange.rows
         if plan.cold is None:
-            arrived = return_rows(plan.exchange, grad, self.group)
+            arrived = return_rows(plan.exchange, grad, self.group, self.wire)
         else:
-            arrived = return_rows(plan.exchange, grad[plan.cold], self.group)
+            arrived = return_rows(plan.exchange, grad[plan.cold], self.group, self.wire)
             hot_rows, hot_grad = self._sum_hot(plan, grad)
             rows, arrived = torch.cat([rows, hot_rows]), torch.cat([arrived, hot_grad])
         repeated = self.group.size > 1

@@ -68,18 +68,17 @@ def plan_fetch(
     return FetchPlan(move(torch.from_numpy(order), device), wanted.tolist(), asked.tolist(), move(received, device))
 
 
-def send_rows(plan: FetchPlan, owned_rows: torch.Tensor, group: WorkerGroup) -> torch.Tensor:
-    """Answer the plan: owned rows `[sum(asked), d]` go out, the wanted rows `[n, d]` come back in the nodes' order."""
+def send_rows(
+    plan: FetchPlan, owned_rows: torch.Tensor, group: WorkerGroup, wire: torch.dtype | None = None
+) -> torch.Tensor:
+    """Answer the plan: owned rows `[sum(asked), d]` go out, the wanted rows `[n, d]` come back in the nodes' order.
+
+    Args:
+        wire: dtype that rows for other workers are rounded to on their way; None: their own.
+    """
     if group.size == 1:
         return owned_rows
-    arrived = owned_rows.new_empty((sum(plan.wanted), owned_rows.shape[1]))
-    dist.all_to_all_single(
-        arrived,
-        owned_rows.contiguous(),
-        output_split_sizes=plan.wanted,
-        input_split_sizes=plan.asked,
-        group=group.communicator(owned_rows.device),
-    )
+    arrived = _exchange(owned_rows, plan.wanted, plan.asked, group, wire)
     if on_host(arrived):
         result = host_buffer(tuple(arrived.shape), arrived.dtype, group.device)
     else:
@@ -88,19 +87,35 @@ def send_rows(plan: FetchPlan, owned_rows: torch.Tensor, group: WorkerGroup) -> 
     return result
 
 
-def return_rows(plan: FetchPlan, wanted_rows: torch.Tensor, group: WorkerGroup) -> torch.Tensor:
+def return_rows(
+    plan: FetchPlan, wanted_rows: torch.Tensor, group: WorkerGroup, wire: torch.dtype | None = None
+) -> torch.Tensor:
     """The way back: one row for each wanted node `[n, d]` in, the rows `[sum(asked), d]` for this owner out."""
     if group.size == 1:
         return wanted_rows
-    arrived = wanted_rows.new_empty((sum(plan.asked), wanted_rows.shape[1]))
+    return _exchange(wanted_rows[plan.order], plan.asked, plan.wanted, group, wire)
+
+
+def _exchange(
+    rows: torch.Tensor, arriving: list[int], leaving: list[int], group: WorkerGroup, wire: torch.dtype | None
+) -> torch.Tensor:
+    """Rows to and from every worker, grouped by rank; this worker's own never lose a bit."""
+    communicator = group.communicator(rows.device)
+    if wire is None or wire == rows.dtype:
+        arrived = rows.new_empty((sum(arriving), rows.shape[1]))
+        dist.all_to_all_single(
+            arrived, rows.contiguous(), output_split_sizes=arriving, input_split_sizes=leaving, group=communicator
+        )
+        return arrived
+    start, own, at = sum(leaving[: group.rank]), leaving[group.rank], sum(arriving[: group.rank])
+    sent = torch.cat([rows[:start], rows[start + own :]]).to(wire)
+    arrived = sent.new_empty((sum(arriving) - own, rows.shape[1]))
+    to_others, from_others = ([0 if r == group.rank else n for r, n in enumerate(s)] for s in (leaving, arriving))
     dist.all_to_all_single(
-        arrived,
-        wanted_rows[plan.order].contiguous(),
-        output_split_sizes=plan.asked,
-        input_split_sizes=plan.wanted,
-        group=group.communicator(wanted_rows.device),
+        arrived, sent, output_split_sizes=from_others, input_split_sizes=to_others, group=communicator
     )
-    return arrived
+    widened = arrived.to(rows.dtype)
+    return torch.cat([widened[:at], rows[start : start + own], widened[at:]])
 
 
 def sum_over_workers(rows: torch.Tensor, group: WorkerGroup) -> torch.Tensor:

@@ -112,6 +112,7 @@ class PhaseTrainer:
             tables,
             low=own.low,
             hot=hot_nodes(n_hot, own.low, own.node_type, own.stable_id, own.degree, group),
+            wire=torch.bfloat16 if config.cluster.wire == "bfloat16" else None,
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.run.seed % 2**63)

@@ -36,6 +36,7 @@ MODELS = {
         "optim.weight_decay=0.01",
     ],
     "lightgcn, bpr, adam, hot rows": ["loss.name=bpr", "optim.name=adam", "cluster.hot_rows=10"],
+    "lightgcn, bpr, sgd, bfloat16": ["loss.name=bpr", "run.dtype=float32", "cluster.wire=bfloat16"],
     "graphsage, towers, dropout, shared softmax, adam": [
         "model.encoder=graphsage",
         "model.tower=mlp",
@@ -115,7 +116,7 @@ def test_one_worker(
 def worker(rank: int, folder: Path) -> None:
     group = WorkerGroup.join(rank, 2, init_method=f"file://{folder}/meet", timeout_seconds=60)
     trainer_module.wrap = lambda module, group: module  # type: ignore[assignment]  # nothing dense to sum
-    for index, overrides in enumerate(list(MODELS.values())[:3]):
+    for index, overrides in enumerate(list(MODELS.values())[:4]):
         config = small_config(*overrides)
         np.savez(folder / f"{index}-plain-{rank}.npz", **everything(config, folder / f"{index}-plain", group, None))
         for name, tables in TABLES.items():
@@ -134,7 +135,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("tables", TABLES)
-@pytest.mark.parametrize("index", [0, 1, 2])
+@pytest.mark.parametrize("index", [0, 1, 2, 3])
 def test_two_workers(folder: Path, index: int, tables: str) -> None:
     for rank in range(2):
         got, expected = (np.load(folder / f"{index}-{name}-{rank}.npz") for name in (tables, "plain"))

@@ -25,6 +25,7 @@ CASES = {
     "in-batch softmax": ["loss.name=sampled_softmax"],
     "bpr": ["loss.name=bpr"],
     "hot rows": ["loss.name=bpr", f"cluster.hot_rows={HOT}"],
+    "bfloat16": ["loss.name=bpr", "run.dtype=float32", "cluster.wire=bfloat16"],
 }
 
 
@@ -109,9 +110,10 @@ def test_rows_gradients_and_outputs_by_hand(results: dict[str, list[dict[str, An
     total = summed(found)
     wanted = sum(f["wanted"] for f in found)
     assert wanted > 20 * STEPS
-    assert total["rows"] == 2 * STEPS * 8 + wanted * (8 + DIM * ITEM)
+    wire = 2 if case == "bfloat16" else ITEM
+    assert total["rows"] == 2 * STEPS * 8 + wanted * (8 + DIM * wire)
     hot = HOT if case == "hot rows" else 0  # a value more a row tells who was touched
-    assert total["gradients"] == wanted * DIM * ITEM + 2 * STEPS * hot * (DIM + 1) * ITEM
+    assert total["gradients"] == wanted * DIM * wire + 2 * STEPS * hot * (DIM + 1) * ITEM
     columns = sum(f["columns"] for f in found) if case == "in-batch softmax" else 0
     assert total["gathered"] == 2 * columns * DIM * ITEM
     assert found[0]["exchanges"] == {

@@ -132,6 +132,8 @@ def test_mistakes_in_words(override: str, message: str) -> None:
 
 
 def test_options_that_contradict_each_other() -> None:
+    with pytest.raises(UserError, match="cluster.wire = 'bfloat16' keeps 8 bits"):
+        load_config(None, ["cluster.wire=bfloat16", "run.dtype=float64"])
     with pytest.raises(UserError, match="cluster.workers = 3 is more than partition.parts = 2"):
         load_config(None, ["cluster.workers=3", "partition.parts=2"])
     with pytest.raises(UserError, match="must leave something to train on"):
