@@ -153,14 +153,15 @@ class LossConfig:
     """Training objective. Ranking always goes by the inner product."""
 
     name: str = "sampled_softmax"
-    negatives: str = "auto"  # in_batch (sampled_softmax), uniform (each edge its own), shared (a step's)
+    negatives: str = "auto"  # in_batch (sampled_softmax), uniform (each edge its own), shared (a step's); not directau
     num_negatives: int = 1  # for uniform and shared
-    score: str = "auto"  # cosine for sampled_softmax, dot for bpr
+    score: str = "auto"  # cosine for sampled_softmax and directau, dot for bpr
     temperature: float = 0.1  # divides the scores of sampled_softmax, and of bpr on cosines; positive
     logq: bool = False  # in-batch: subtract the log of the item's chance to be a column
+    uniformity: float = 1.0  # directau: weight of uniformity beside alignment
 
     def __post_init__(self) -> None:
-        _one_of("loss", "name", self.name, ("bpr", "sampled_softmax"))
+        _one_of("loss", "name", self.name, ("bpr", "sampled_softmax", "directau"))
         _one_of("loss", "negatives", self.negatives, ("auto", "in_batch", "uniform", "shared"))
         _one_of("loss", "score", self.score, ("auto", "cosine", "dot"))
         _at_least("loss", "num_negatives", self.num_negatives, 1)
@@ -168,6 +169,12 @@ class LossConfig:
             raise UserError(f"config: loss.temperature = {self.temperature} must be positive")
         if self.name == "bpr" and self.negatives == "in_batch":
             raise UserError("config: loss.negatives = 'in_batch' goes with loss.name = 'sampled_softmax'; use uniform")
+        _at_least("loss", "uniformity", self.uniformity, 0.0)
+        if self.name == "directau" and (self.negatives != "auto" or self.score == "dot"):
+            raise UserError(
+                "config: loss.name = 'directau' has no negatives and compares unit vectors; leave loss.negatives and "
+                "loss.score out"
+            )
         if self.logq and self.negatives_kind() != "in_batch":
             raise UserError("config: loss.logq = true goes with in-batch negatives; uniform ones need no correction")
 
@@ -175,13 +182,13 @@ class LossConfig:
         """`negatives` with `auto` resolved."""
         if self.negatives != "auto":
             return self.negatives
-        return "in_batch" if self.name == "sampled_softmax" else "uniform"
+        return {"sampled_softmax": "in_batch", "bpr": "uniform", "directau": "none"}[self.name]
 
     def score_kind(self) -> str:
         """`score` with `auto` resolved."""
         if self.score != "auto":
             return self.score
-        return "cosine" if self.name == "sampled_softmax" else "dot"
+        return "dot" if self.name == "bpr" else "cosine"
 
 
 @dataclass(frozen=True, kw_only=True)

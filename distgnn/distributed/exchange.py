@@ -184,6 +184,13 @@ class _AllGatherRows(torch.autograd.Function):
         return _sum_of_parts(arrived, ctx.group.size), None, None
 
 
+def all_gather_values(values: torch.Tensor, sizes: list[int], group: WorkerGroup) -> torch.Tensor:
+    """Rows of every worker in rank order `[sum(sizes), c]`, without gradient; a collective."""
+    if group.size == 1:
+        return values
+    return _gather(values, sizes, group.size, group.communicator(values.device))
+
+
 def all_gather_rows(rows: torch.Tensor, sizes: list[int], group: WorkerGroup) -> torch.Tensor:
     """Rows of every worker in rank order `[sum(sizes), d]`, with gradient; a collective in both directions."""
     if group.size == 1:

@@ -14,7 +14,7 @@ from distgnn.types import UserError
 
 _REMEDY = "lower model.dim, train.batch_size, sampler.fanout or evaluate.memory_gib"
 _HOT_COPIES = 5  # a worker's hot gradients, as they arrive, their sum, repeated for all, gathered
-_LOGIT_COPIES = 6  # scores, scaled, masked, mask, log-softmax and gradient of an in-batch softmax
+_LOGIT_COPIES = 6  # scores, scaled, masked, mask, log-softmax and gradient of an in-batch softmax; pairs take as many
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ def needs(
         outer = frontier * fanout
         edges += outer
         frontier = min(frontier * (fanout + 1), n_nodes)
-    in_batch = config.loss.negatives_kind() == "in_batch"
-    logits = _LOGIT_COPIES * item * batch_size * -(-batch_size // workers) if in_batch else 0
+    matrices = {"in_batch": 1, "none": 2}.get(config.loss.negatives_kind(), 0)  # none: pairs of users, pairs of items
+    logits = matrices * _LOGIT_COPIES * item * batch_size * -(-batch_size // workers)
     rows = frontier * 3 * width + n_hot * _HOT_COPIES * (width + item)
     drawn = frontier * 40 + edges * 4 * (config.sampler.prefetch + 1)
     states = n_own * width * (len(config.sampler.fanout) + 1)

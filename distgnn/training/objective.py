@@ -8,10 +8,11 @@ import torch.nn.functional as F
 
 from distgnn.config import LossConfig
 from distgnn.distributed.device_memory import move
-from distgnn.distributed.exchange import all_gather_rows
+from distgnn.distributed.exchange import all_gather_rows, all_gather_values
 from distgnn.distributed.process_group import WorkerGroup
+from distgnn.distributed.traffic import Traffic
 from distgnn.graph import Topology
-from distgnn.losses import bpr, softmax_cross_entropy
+from distgnn.losses import alignment, bpr, pair_sum, softmax_cross_entropy, uniformity_part
 from distgnn.types import MiniBatch
 
 
@@ -22,11 +23,13 @@ def loss_of(
     item: torch.Tensor,
     topology: Topology,
     group: WorkerGroup,
+    traffic: Traffic | None = None,
 ) -> torch.Tensor:
     """This worker's part of the global loss, tied to all outputs even where the share is empty; may be a collective.
 
     Args:
         user, item: vectors of the seed users and the seed items.
+        traffic: counts what is gathered from other workers.
     """
     device = user.device
     tie = 0.0 * (user.sum() + item.sum())
@@ -34,9 +37,13 @@ def loss_of(
         user, item = F.normalize(user, dim=1), F.normalize(item, dim=1)
     u = user[_index(batch.user_index, device)]
     own = item[_index(batch.item_index - batch.n_seed_users, device)]
+    traffic = Traffic() if traffic is None else traffic
+    if config.name == "directau":
+        return _directau(config, batch, u, own, group, traffic) + tie
     kind = config.negatives_kind()
     if kind == "in_batch":
         logits, target = _in_batch_logits(config, batch, u, own, topology, group)
+        _count_gathered(traffic, batch.global_size, own, group)
         return softmax_cross_entropy(logits, target, batch.global_size) + tie
     positive = (u * own).sum(1)
     assert batch.negative_index is not None
@@ -84,6 +91,58 @@ def _in_batch_logits(
     mask = torch.zeros(logits.shape, dtype=torch.bool, device=user.device)
     mask[masked[0], masked[1]] = True
     return logits.masked_fill(mask, -torch.inf), _index(batch.share, user.device)
+
+
+def _directau(
+    config: LossConfig, batch: MiniBatch, user: torch.Tensor, item: torch.Tensor, group: WorkerGroup, traffic: Traffic
+) -> torch.Tensor:
+    """Alignment of the share's edges, and uniformity of the global batch's distinct users and items.
+
+    Args:
+        user, item: unit vectors of the share's edges `[b, d]`.
+    """
+    loss = alignment(user, item, batch.global_size)
+    picks, counts = _first_rows(batch, group, traffic)
+    own = [rows[_index(pick, rows.device)] for rows, pick in zip((user, item), picks, strict=True)]
+    sizes = counts.sum(1)
+    gathered = all_gather_rows(torch.cat(own), sizes.tolist(), group)
+    _count_gathered(traffic, int(sizes.sum()), torch.cat(own), group)
+    side = np.repeat(np.tile([0, 1], group.size), counts.reshape(-1))  # a worker's users, then its items
+    before, n = counts[: group.rank].sum(0), counts.sum(0)
+    everyone = [gathered[_index(np.flatnonzero(side == s), gathered.device)] for s in (0, 1)]
+    parts = torch.stack([pair_sum(own[s], everyone[s], int(before[s])) for s in (0, 1)])
+    totals = all_gather_values(parts.detach()[None], [1] * group.size, group).sum(0)
+    if group.size > 1:
+        traffic.add("gathered", (group.size - 1) * parts.numel() * parts.element_size(), 1)
+    for s in (0, 1):
+        loss = loss + config.uniformity / 2 * uniformity_part(parts[s], totals[s], int(n[s]))
+    return loss
+
+
+def _first_rows(batch: MiniBatch, group: WorkerGroup, traffic: Traffic) -> tuple[list[np.ndarray], np.ndarray]:
+    """Which of the share's edges stand for their user and which for their item: the first in rank order.
+
+    Returns:
+        Rows of the share for users and for items, and how many every worker has, int64 `[W, 2]`.
+    """
+    edges = np.stack([batch.nodes[batch.user_index], batch.nodes[batch.item_index]], 1)
+    everywhere = all_gather_values(torch.from_numpy(edges), batch.share_sizes.tolist(), group).numpy()
+    if group.size > 1:
+        traffic.add("gathered", (batch.global_size - len(edges)) * edges.shape[1] * edges.itemsize, 1)
+    end = np.cumsum(batch.share_sizes)
+    start = int(end[group.rank] - len(edges))
+    picks, counts = [], []
+    for side in (0, 1):
+        first = np.sort(np.unique(everywhere[:, side], return_index=True)[1])
+        counts.append(np.bincount(np.searchsorted(end, first, side="right"), minlength=group.size))
+        picks.append(first[(first >= start) & (first < start + len(edges))] - start)
+    return picks, np.stack(counts, 1)
+
+
+def _count_gathered(traffic: Traffic, n: int, own: torch.Tensor, group: WorkerGroup) -> None:
+    """Rows of others among n, and their gradients on the way back."""
+    if group.size > 1:
+        traffic.add("gathered", 2 * (n - len(own)) * own.shape[1] * own.element_size(), 2)
 
 
 def _index(array: np.ndarray, device: torch.device) -> torch.Tensor:

@@ -160,7 +160,7 @@ class PhaseTrainer:
             self.optimizer.zero_grad(set_to_none=True)
         key = dropout_key(self.config.run.seed, batch.step)
         user, item = self.wrapped(blocks, rows, batch.n_seed_users, key)
-        loss = loss_of(self.config.loss, batch, user, item, self.topology, self.group)
+        loss = loss_of(self.config.loss, batch, user, item, self.topology, self.group, self.totals.traffic)
         clock.lap("forward")
         loss.backward()
         clock.lap("backward")
@@ -179,9 +179,6 @@ class PhaseTrainer:
         totals.steps += 1
         totals.positives += len(batch.share)
         totals.sampled_edges += batch.sampled_edges
-        if batch.column_order is not None and self.group.size > 1:
-            remote_columns = batch.global_size - len(batch.share)
-            totals.traffic.add("gathered", 2 * remote_columns * self.model.out_dim * self.dtype.itemsize, 2)
         every = self.topology.degree(batch.nodes[batch.user_index]) >= self.topology.n_items
         totals.users_with_every_item += int(every.sum())
 

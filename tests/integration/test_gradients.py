@@ -31,6 +31,7 @@ LOSSES = {
     "in-batch softmax with logq": ["loss.name=sampled_softmax", "loss.logq=true"],
     "uniform bpr": ["loss.name=bpr", "loss.num_negatives=2"],
     "shared softmax": ["loss.name=sampled_softmax", "loss.negatives=shared", "loss.num_negatives=5"],
+    "directau": ["loss.name=directau", "loss.uniformity=0.7"],
     "shared bpr": ["loss.name=bpr", "loss.negatives=shared", "loss.num_negatives=5"],
 }
 BOUNDS = {

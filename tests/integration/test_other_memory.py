@@ -37,6 +37,7 @@ MODELS = {
     ],
     "lightgcn, bpr, adam, hot rows": ["loss.name=bpr", "optim.name=adam", "cluster.hot_rows=10"],
     "lightgcn, bpr, sgd, bfloat16": ["loss.name=bpr", "run.dtype=float32", "cluster.wire=bfloat16"],
+    "lightgcn, directau, adam": ["loss.name=directau", "optim.name=adam"],
     "graphsage, towers, dropout, shared softmax, adam": [
         "model.encoder=graphsage",
         "model.tower=mlp",
@@ -116,7 +117,7 @@ def test_one_worker(
 def worker(rank: int, folder: Path) -> None:
     group = WorkerGroup.join(rank, 2, init_method=f"file://{folder}/meet", timeout_seconds=60)
     trainer_module.wrap = lambda module, group: module  # type: ignore[assignment]  # nothing dense to sum
-    for index, overrides in enumerate(list(MODELS.values())[:4]):
+    for index, overrides in enumerate(list(MODELS.values())[:5]):
         config = small_config(*overrides)
         np.savez(folder / f"{index}-plain-{rank}.npz", **everything(config, folder / f"{index}-plain", group, None))
         for name, tables in TABLES.items():
@@ -135,15 +136,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("tables", TABLES)
-@pytest.mark.parametrize("index", [0, 1, 2, 3])
+@pytest.mark.parametrize("index", [0, 1, 2, 3, 4])
 def test_two_workers(folder: Path, index: int, tables: str) -> None:
     for rank in range(2):
         got, expected = (np.load(folder / f"{index}-{name}-{rank}.npz") for name in (tables, "plain"))
         for name in expected.files:
             np.testing.assert_allclose(got[name], expected[name], rtol=1e-9, atol=1e-12, err_msg=name)
-        # Item blocks go with the tables; so do rows and gradients, while an in-batch softmax gathers over NCCL anyway.
+        # Item blocks go with the tables; so do rows and gradients, while outputs are gathered over NCCL anyway.
         assert ("broadcast over NCCL" in got["seen"]) == (tables == "device")
-        assert ("all_to_all_single over NCCL" in got["seen"]) == (tables == "device" or index == 0)
+        assert ("all_to_all_single over NCCL" in got["seen"]) == (tables == "device" or index in (0, 4))
         assert "all_to_all_single over gloo" in got["seen"]
 
 

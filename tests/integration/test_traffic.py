@@ -24,6 +24,7 @@ HOT = 7
 CASES = {
     "in-batch softmax": ["loss.name=sampled_softmax"],
     "bpr": ["loss.name=bpr"],
+    "directau": ["loss.name=directau"],
     "hot rows": ["loss.name=bpr", f"cluster.hot_rows={HOT}"],
     "bfloat16": ["loss.name=bpr", "run.dtype=float32", "cluster.wire=bfloat16"],
 }
@@ -45,7 +46,7 @@ def measured(overrides: list[str], run: Path, group: WorkerGroup) -> dict[str, A
     """A worker's count, what it has sent, and the nodes and columns that it takes from others."""
     trainer = small_trainer(small_config(*overrides), run, GRAPH, group, np.array(SIZES[group.size]))
     sent: list[int] = []
-    wanted = columns = 0
+    wanted = columns = distinct = 0
     with mock.patch.object(dist, "all_to_all_single", record_sent(sent, group.rank)):
         for step in range(STEPS):
             batch = batch_of(trainer, step)
@@ -54,6 +55,12 @@ def measured(overrides: list[str], run: Path, group: WorkerGroup) -> dict[str, A
             foreign = (batch.nodes < low) | (batch.nodes >= high)
             wanted += int((foreign & ~np.isin(batch.nodes, trainer.embedding.hot.nodes)).sum())
             columns += batch.global_size - len(batch.share)
+            seeds = trainer.order.seeds(step)
+            owner = np.searchsorted(SIZES[group.size], seeds.global_user, side="right") - 1
+            in_rank_order = np.argsort(owner, kind="stable")
+            for nodes in (seeds.global_user, seeds.global_item):
+                first = np.unique(nodes[in_rank_order], return_index=True)[1]
+                distinct += int((owner[in_rank_order][first] != group.rank).sum())
     traffic = trainer.totals.traffic
     return {
         "bytes": traffic.bytes,
@@ -62,6 +69,7 @@ def measured(overrides: list[str], run: Path, group: WorkerGroup) -> dict[str, A
         "sent": sent,
         "wanted": wanted,
         "columns": columns,
+        "distinct": distinct,
     }
 
 
@@ -114,12 +122,17 @@ def test_rows_gradients_and_outputs_by_hand(results: dict[str, list[dict[str, An
     assert total["rows"] == 2 * STEPS * 8 + wanted * (8 + DIM * wire)
     hot = HOT if case == "hot rows" else 0  # a value more a row tells who was touched
     assert total["gradients"] == wanted * DIM * wire + 2 * STEPS * hot * (DIM + 1) * ITEM
-    columns = sum(f["columns"] for f in found) if case == "in-batch softmax" else 0
-    assert total["gathered"] == 2 * columns * DIM * ITEM
+    columns, distinct = (sum(f[name] for f in found) for name in ("columns", "distinct"))
+    gathered, gathers = {
+        "in-batch softmax": (2 * columns * DIM * ITEM, 2),
+        # Both ids of every edge, distinct rows and their gradients, two sums.
+        "directau": (16 * columns + 2 * distinct * DIM * ITEM + 2 * STEPS * 2 * ITEM, 4),
+    }.get(case, (0, 0))
+    assert total["gathered"] == gathered
     assert found[0]["exchanges"] == {
         "rows": 3 * STEPS,
         "gradients": 3 * STEPS if hot else STEPS,
-        "gathered": 2 * STEPS if case == "in-batch softmax" else 0,
+        "gathered": gathers * STEPS,
     }
 
 

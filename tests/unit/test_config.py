@@ -132,6 +132,9 @@ def test_mistakes_in_words(override: str, message: str) -> None:
 
 
 def test_options_that_contradict_each_other() -> None:
+    for extra in ("loss.negatives=uniform", "loss.score=dot"):
+        with pytest.raises(UserError, match="loss.name = 'directau' has no negatives and compares unit vectors"):
+            load_config(None, ["loss.name=directau", extra])
     with pytest.raises(UserError, match="cluster.wire = 'bfloat16' keeps 8 bits"):
         load_config(None, ["cluster.wire=bfloat16", "run.dtype=float64"])
     with pytest.raises(UserError, match="cluster.workers = 3 is more than partition.parts = 2"):

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from distgnn.losses import bpr, softmax_cross_entropy
+from distgnn.losses import bpr, pair_sum, softmax_cross_entropy, uniformity_part
 
 
 def test_bpr_is_a_mean_over_the_negatives_that_there_are() -> None:
@@ -53,3 +53,25 @@ def test_empty_shares_cost_nothing() -> None:
     no_rows = torch.zeros(0, requires_grad=True)
     assert bpr(no_rows, torch.zeros(0, 2), torch.zeros(0, 2, dtype=torch.bool), 5).item() == 0
     assert softmax_cross_entropy(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64), 5).item() == 0
+
+
+def test_parts_of_uniformity_add_up_in_value_and_gradient() -> None:
+    rows = torch.randn(9, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    whole = rows.clone().requires_grad_()
+    expected = torch.pdist(whole).square().mul(-2).exp().mean().log()
+    expected.backward()
+    split = rows.clone().requires_grad_()
+    bounds = [0, 4, 4, 9]  # the second part is empty
+    sums = [pair_sum(split[a:b], split, a) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    total = torch.stack(sums).sum().detach()
+    parts = torch.stack([uniformity_part(s, total, 9) for s in sums])
+    parts.sum().backward()
+    assert parts.sum().item() == pytest.approx(expected.item(), rel=1e-12)
+    assert whole.grad is not None and split.grad is not None
+    torch.testing.assert_close(split.grad, whole.grad, rtol=1e-10, atol=1e-12)
+
+
+def test_a_single_row_has_no_uniformity() -> None:
+    row = torch.ones(1, 3, requires_grad=True)
+    uniformity_part(pair_sum(row, row, 0), torch.tensor(0.0), 1).backward()
+    assert row.grad is not None and row.grad.tolist() == [[0.0, 0.0, 0.0]]

@@ -145,6 +145,29 @@ def test_shared_negatives_leave_out_the_users_positives(group: WorkerGroup, name
     assert loss(config, batch, group) == pytest.approx(expected / batch.global_size, rel=1e-10)
 
 
+def test_directau_sees_distinct_nodes(group: WorkerGroup) -> None:
+    """Alignment over edges, uniformity over pairs of distinct users and of distinct items, in plain loops."""
+    config = LossConfig(name="directau", uniformity=0.6)
+    batch = minibatch(config, size=100)
+    edges = edges_of(batch)
+    drawn = np.random.default_rng(2).normal(size=(GRAPH.n_nodes, DIM))
+    unit = drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+    expected = sum(float(((unit[u] - unit[i]) ** 2).sum()) for u, i in edges) / len(edges)
+    for side in (0, 1):
+        nodes = sorted({edge[side] for edge in edges})
+        assert 2 < len(nodes) < len(edges)
+        terms = [math.exp(-2 * ((unit[a] - unit[b]) ** 2).sum()) for a in nodes for b in nodes if a < b]
+        expected += 0.6 / 2 * math.log(sum(terms) / len(terms))
+    assert loss(config, batch, group) == pytest.approx(expected, rel=1e-10)
+
+
+def test_directau_of_one_edge_is_its_alignment(group: WorkerGroup) -> None:
+    batch = minibatch(LossConfig(name="directau"), size=1)
+    ((user, item),) = edges_of(batch)
+    expected = 2 - 2 * score(LossConfig(score="cosine"), batch, user, item)
+    assert loss(LossConfig(name="directau"), batch, group) == pytest.approx(expected, rel=1e-10)
+
+
 @pytest.mark.parametrize("negatives", ["uniform", "in_batch", "shared"])
 def test_a_user_who_has_every_item_adds_no_loss(group: WorkerGroup, negatives: str) -> None:
     graph = Topology.from_edges(np.zeros(4, np.int64), np.arange(4), 1, 4)
