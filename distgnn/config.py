@@ -106,7 +106,7 @@ class SamplerConfig:
     """Neighbour sampling. One hop, and so one encoder layer, for each entry of `fanout`."""
 
     fanout: tuple[int, ...] = (10, 10)  # most neighbours drawn for a node, the hop next to the seeds first
-    topology: str = "auto"  # replicated: every worker maps all of it; partitioned is not available yet
+    topology: str = "auto"  # replicated: all of it mapped at each worker; partitioned: own partitions; auto: what fits
     threads: int = 1  # that sample, for each worker
     prefetch: int = 4  # minibatches ahead of the trainer
     expand: str = "all"  # all: every node of the frontier draws afresh each hop; new: only new nodes do, as in PyG
@@ -117,8 +117,6 @@ class SamplerConfig:
         if not self.fanout or any(f < 1 for f in self.fanout):
             raise UserError(f"config: sampler.fanout = {list(self.fanout)} must name at least one hop, each at least 1")
         _one_of("sampler", "topology", self.topology, ("auto", "replicated", "partitioned"))
-        if self.topology == "partitioned":
-            raise UserError("config: sampler.topology = 'partitioned' is not available yet; use 'replicated' or 'auto'")
         if self.time_respecting:
             raise UserError("config: sampler.time_respecting = true is not available yet; leave it out")
         _at_least("sampler", "threads", self.threads, 1)

@@ -11,20 +11,22 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from distgnn.kernels.neighbor_sampling import describe_nodes
+from distgnn.kernels.neighbor_sampling import name_nodes, row_lengths
 from distgnn.types import USER
 
 
 class Topology:
-    """CSC in-edges of all partitions, read in place.
+    """CSC in-edges of all partitions, or of those that a worker holds, read in place.
 
     Args:
         offsets: int64 `[P, 3]`, (user start, item start, end) of each partition's node ids.
         stable_id: integer `[N]`, node id -> stable id within its type.
         node_id: integer `[N]`, stable users' node ids, then stable items'.
-        parts: P pairs of indptr int64 `[n_p + 1]` and indices int32 or int64 `[e_p]` (node ids).
+        parts: P pairs of indptr int64 `[n_p + 1]` and indices int32 or int64 `[e_p]` (node ids); None for a partition
+            that is not held, whose rows nobody may ask for here.
         user_offsets: int64 `[n_users + 1]`, cumulative degrees of the users in stable order: edge id e belongs to the
             user whose range holds it.
+        degrees: integer `[N]`, of all nodes; needed where a partition is not held.
     """
 
     def __init__(
@@ -32,16 +34,22 @@ class Topology:
         offsets: np.ndarray,
         stable_id: np.ndarray,
         node_id: np.ndarray,
-        parts: Sequence[tuple[np.ndarray, np.ndarray]],
+        parts: Sequence[tuple[np.ndarray, np.ndarray] | None],
         user_offsets: np.ndarray,
+        degrees: np.ndarray | None = None,
     ) -> None:
         self.offsets = np.ascontiguousarray(offsets, dtype=np.int64)
         self.stable_id = stable_id
         self.node_id = node_id
         self.user_offsets = user_offsets
+        self.degrees = degrees
+        self.held = [p for p, part in enumerate(parts) if part is not None]
+        assert self.held and (degrees is not None or len(self.held) == len(parts))
         # A memory map is passed on as a plain array: the kernels compile once for both.
-        self._indptr = [np.asarray(indptr).view(np.ndarray) for indptr, _ in parts]
-        self._indices = [np.asarray(indices).view(np.ndarray) for _, indices in parts]
+        dtype = next(part[1].dtype for part in parts if part is not None)
+        rows = [part or (np.empty(0, np.int64), np.empty(0, dtype)) for part in parts]
+        self._indptr = [np.asarray(indptr).view(np.ndarray) for indptr, _ in rows]
+        self._indices = [np.asarray(indices).view(np.ndarray) for _, indices in rows]
         self.n_users = len(user_offsets) - 1
         self.n_nodes = int(self.offsets[-1, 2])
         self.n_items = self.n_nodes - self.n_users
@@ -84,35 +92,35 @@ class Topology:
 
     def part_arrays(self, part: int) -> tuple[np.ndarray, np.ndarray]:
         """(indptr, indices) of one partition."""
+        assert part in self.held, f"partition {part} is not held here"
         return self._indptr[part], self._indices[part]
+
+    def holds(self, nodes: np.ndarray) -> np.ndarray:
+        """Whether the rows of nodes int64 `[n]` are held, bool `[n]`."""
+        return np.isin(np.searchsorted(self.offsets[:, 2], nodes, side="right"), self.held)
 
     def row(self, node: int) -> np.ndarray:
         """Neighbours' node ids of one node, integer `[degree]`."""
         part = int(np.searchsorted(self.offsets[:, 0], node, side="right")) - 1
         row = node - self.offsets[part, 0]
-        indptr = self._indptr[part]
-        return self._indices[part][indptr[row] : indptr[row + 1]]
+        indptr, indices = self.part_arrays(part)
+        return indices[indptr[row] : indptr[row + 1]]
 
     def describe(self, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Type uint8, stable id int64 and degree int64 of nodes int64 `[n]`."""
         node_type = np.empty(len(nodes), np.uint8)
         stable = np.empty(len(nodes), np.int64)
-        degree = np.empty(len(nodes), np.int64)
-        describe_nodes(
-            nodes,
-            self.offsets,
-            self.indptr_address,
-            self.like_indptr,
-            self.stable_id,
-            node_type,
-            stable,
-            degree,
-        )
-        return node_type, stable, degree
+        name_nodes(nodes, self.offsets, self.stable_id, node_type, stable)
+        return node_type, stable, self.degree(nodes)
 
     def degree(self, nodes: np.ndarray) -> np.ndarray:
         """Degrees int64 of nodes int64 `[n]`."""
-        return self.describe(np.asarray(nodes, np.int64))[2]
+        nodes = np.asarray(nodes, np.int64)
+        if self.degrees is not None:
+            return self.degrees[nodes].astype(np.int64)
+        degree = np.empty(len(nodes), np.int64)
+        row_lengths(nodes, self.offsets, self.indptr_address, self.like_indptr, degree)
+        return degree
 
     def neighbors(self, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """int64 CSR of the neighbours' stable ids of nodes int64 `[n]`, in the nodes' order, ascending within a row."""
@@ -130,7 +138,7 @@ class Topology:
         return offset, stable
 
     def nbytes(self) -> int:
-        """Bytes of the topology's arrays, for memory statements."""
+        """Bytes of the rows that are held, for memory statements."""
         return sum(a.nbytes for a in self._indptr + self._indices)
 
     def validate(self) -> None:

@@ -95,6 +95,7 @@ class MiniBatch:
         share_sizes: edges of each worker's share, int64 `[W]`.
         sampled_edges: number of drawn edges over the blocks.
         seconds: wall time of the sampling.
+        sent: bytes that the sampling has sent to other workers, and in how many exchanges.
     """
 
     step: int
@@ -117,3 +118,4 @@ class MiniBatch:
     share_sizes: np.ndarray
     sampled_edges: int
     seconds: float
+    sent: tuple[int, int] = (0, 0)

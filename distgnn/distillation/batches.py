@@ -13,6 +13,7 @@ from distgnn.graph import Topology
 from distgnn.kernels.negative_sampling import known_columns, shared_negatives
 from distgnn.kernels.ranked_draw import draw_ranked
 from distgnn.kernels.rng import STREAM_DISTILL_ITEM, STREAM_LISTED
+from distgnn.sampler import LocalStore
 from distgnn.sampler.seeds import step_key
 from distgnn.training.inference import OwnNodes
 from distgnn.types import SeedEdges
@@ -77,7 +78,18 @@ class CandidateSampler:
         self.listed = min(config.listed, lists.shape[1])
         self.n_shared = config.negatives
         self.seed = seed
+        self._store = LocalStore(topology)
         self._local = threading.local()
+
+    @property
+    def store(self) -> LocalStore:
+        """Every worker holds all rows."""
+        return self._store
+
+    @property
+    def hops(self) -> int:
+        """No neighbours are drawn."""
+        return 0
 
     def sample(self, seeds: SeedEdges, step: int) -> StudentBatch:
         """The batch of a step; draws are hashes of (seed, step, stable ids)."""

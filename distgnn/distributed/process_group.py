@@ -39,6 +39,7 @@ class WorkerGroup:
         default: the trainer's group (NCCL with GPUs, gloo without), for tensors on `device`.
         cpu: gloo group for host tensors.
         gather: group of its own for gathered outputs, so that their backward never interleaves with DDP's buckets.
+        timeout: of a collective.
     """
 
     rank: int
@@ -47,6 +48,7 @@ class WorkerGroup:
     default: Any
     cpu: Any
     gather: Any
+    timeout: timedelta = timedelta(seconds=600)
 
     @classmethod
     def join(
@@ -95,7 +97,11 @@ class WorkerGroup:
         default = dist.group.WORLD
         cpu = dist.new_group(backend="gloo", timeout=timeout) if use_gpu else default
         gather = dist.new_group(timeout=timeout)
-        return cls(rank, size, device, default, cpu, gather)
+        return cls(rank, size, device, default, cpu, gather, timeout)
+
+    def new_cpu_group(self) -> Any:
+        """A gloo group of the same workers, for a thread of its own; a collective."""
+        return dist.new_group(backend="gloo", timeout=self.timeout)
 
     def communicator(self, device: torch.device) -> Any:
         """The group that moves tensors of a memory: NCCL takes no host tensors, gloo none of a GPU."""

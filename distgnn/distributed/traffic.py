@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from distgnn.distributed.process_group import WorkerGroup
 
+# topology: items of seed edges, frontiers and drawn neighbours, between partitions that workers hold alone.
 # rows: ids asked for and embedding rows that come back. gradients: of rows, on their way to the owners.
 # gathered: outputs that a loss on the global batch takes from everybody, and their gradients.
-KINDS = ("rows", "gradients", "gathered")
+KINDS = ("topology", "rows", "gradients", "gathered")
 
 
 class Traffic:

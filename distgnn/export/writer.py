@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,12 @@ from distgnn.export.format import (
     schema,
 )
 from distgnn.export.table import Table
-from distgnn.graph import Topology
 from distgnn.partition.dataset import PreparedDataset
 from distgnn.types import UserError
 
 CHUNK_ROWS = 1 << 16
 Chunks = Iterable[tuple[np.ndarray, Table]]
+Seen = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 def write_export(
@@ -41,7 +41,7 @@ def write_export(
     phase: str,
     users: Table | Chunks,
     items: Table | Chunks,
-    topology: Topology | None = None,
+    seen: Seen | None = None,
 ) -> None:
     """Write an export; it appears whole or not at all.
 
@@ -53,13 +53,14 @@ def write_export(
         users: all rows by stable id, or chunks (stable ids int64 `[m]`, their rows) that hold every user once, in any
             order. They are asked for after the items.
         items: likewise; of the same width and dtype.
-        topology: the phase's graph where it is at hand; None: opened from the dataset.
+        seen: gives the stable items, int64 CSR, of stable users int64 `[m]`, those of the chunk asked for last; None:
+            the phase's graph is opened from the dataset.
 
     Raises:
         UserError: the folder is in use or cannot be written; vectors that are not finite.
         ValueError: rows missing or given twice, or of another width or dtype.
     """
-    topology = topology or _any_topology(dataset, phase)
+    seen_of = seen or _seen_in_graph(dataset, phase)
     with storage.publish_directory(uri) as staging:
         item_rows = _RowFile(staging, ITEMS, dataset.item_keys(), dataset.n_items)
         vectors: np.ndarray | None = None
@@ -74,10 +75,10 @@ def write_export(
         user_rows = _RowFile(staging, USERS, dataset.user_keys(), dataset.n_users)
         fold_in = FoldIn(vectors)
         for stable, rows in _in_order(users):
-            indptr, seen = topology.neighbors(np.asarray(topology.node_id[stable], np.int64))
-            seen = seen.astype(np.int32)
-            user_rows.write(stable, rows, {"seen": pa.ListArray.from_arrays(indptr.astype(np.int32), seen)})
-            fold_in.add(indptr, seen, rows.dequantize())
+            indptr, items_seen = seen_of(stable)
+            items_seen = items_seen.astype(np.int32)
+            user_rows.write(stable, rows, {"seen": pa.ListArray.from_arrays(indptr.astype(np.int32), items_seen)})
+            fold_in.add(indptr, items_seen, rows.dequantize())
         user_rows.close()
         if user_rows.kind != item_rows.kind:
             raise ValueError(f"users have rows of {user_rows.kind}, items of {item_rows.kind}")
@@ -100,10 +101,11 @@ def write_export(
         storage.write_json(str(staging / storage.MANIFEST), manifest)
 
 
-def _any_topology(dataset: PreparedDataset, phase: str) -> Topology:
-    """The phase's graph in one of the dataset's partitionings: they all hold the same edges."""
+def _seen_in_graph(dataset: PreparedDataset, phase: str) -> Seen:
+    """From the phase's graph in one of the dataset's partitionings: they all hold the same edges."""
     facts = dataset.manifest["partitions"][dataset.partitionings()[0]]
-    return dataset.topology(phase, facts["method"], facts["parts"])
+    topology = dataset.topology(phase, facts["method"], facts["parts"])
+    return lambda stable: topology.neighbors(np.asarray(topology.node_id[stable], np.int64))
 
 
 def _in_order(rows: Table | Chunks) -> Iterator[tuple[np.ndarray, Table]]:

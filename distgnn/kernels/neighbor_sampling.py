@@ -67,10 +67,8 @@ def pick_positions(key, allowed, fanout, table, generation, picked):
 
 
 @njit(nogil=True, cache=True)
-def sample_hop(
+def draw_rows(
     nodes,
-    first,
-    n_frontier,
     fanout,
     hop_key,
     offsets,
@@ -82,37 +80,29 @@ def sample_hop(
     excluded_row,
     excluded_indptr,
     excluded_position,
-    stamp,
-    local,
-    epoch,
     indptr,
-    indices,
+    neighbors,
 ):
-    """Draw up to `fanout` in-neighbours for nodes[first:n_frontier], relabel them and append the new ones to `nodes`.
+    """Draw up to `fanout` in-neighbours of each node.
 
     Args:
-        nodes: int64, room for the frontier and all drawn. hop_key: uint64 of (seed, step, hop).
+        nodes: integer `[n]`, node ids whose rows are at the addresses. hop_key: uint64 of (seed, step, hop).
         offsets: int64 `[P, 3]` (user start, item start, end). indptr_address, indices_address: int64 `[P]`.
         like_indptr, like_indices: empty arrays that carry the dtypes at the addresses.
         stable_id: integer `[N]`.
         excluded_row: int32 `[N]`, row in excluded_indptr of an endpoint of a target edge, else -1.
         excluded_indptr, excluded_position: int64, sorted positions to leave out of each such row.
-        stamp, local, epoch: see `relabel.append_distinct`; the frontier is already stamped.
-        indptr: int64 `[n_frontier + 1]`, filled up to `first` already; written from there.
-        indices: int32, room for (n_frontier - first) * fanout more; written: local ids of the drawn neighbours.
-
-    Returns:
-        The number of nodes after appending.
+        indptr: int64 `[n + 1]`, the first entry given, the others written.
+        neighbors: integer, room for the draws from indptr[0] on; written: the neighbours' node ids.
     """
-    n_nodes = n_frontier
-    edge = indptr[first]
+    edge = indptr[0]
     size = 8
     while size < 4 * fanout:
         size *= 2
     table = np.zeros((2, size if fanout > LINEAR_SCAN else 8), np.int64)
     picked = np.empty(fanout, np.int64)
-    for i in range(first, n_frontier):
-        node = nodes[i]
+    for i in range(nodes.shape[0]):
+        node = np.int64(nodes[i])
         part = part_of(node, offsets)
         begin, end = row_bounds(node, part, offsets, indptr_address, like_indptr)
         degree = end - begin
@@ -130,27 +120,47 @@ def sample_hop(
             pick_positions(key, allowed, fanout, table, i + 1, picked)
         for c in range(count):
             rank = picked[c] if allowed > fanout else c
-            neighbor = np.int64(row[past_excluded(rank, excluded_position, excluded_begin, excluded_end)])
-            if stamp[neighbor] != epoch:
-                stamp[neighbor] = epoch
-                local[neighbor] = n_nodes
-                nodes[n_nodes] = neighbor
-                n_nodes += 1
-            indices[edge] = local[neighbor]
+            neighbors[edge] = row[past_excluded(rank, excluded_position, excluded_begin, excluded_end)]
             edge += 1
         indptr[i + 1] = edge
-    return n_nodes
 
 
 @njit(nogil=True, cache=True)
-def describe_nodes(nodes, offsets, indptr_address, like_indptr, stable_id, node_type, stable, degree):
-    """Type (uint8), stable id (int64) and full degree (int64) of nodes int64 `[n]`."""
+def count_draws(nodes, fanout, degree, excluded_row, excluded_indptr, indptr):
+    """What `draw_rows` puts into indptr int64 `[n + 1]`, without the rows: degree is integer `[N]`, of all nodes."""
+    indptr[0] = 0
     for i in range(nodes.shape[0]):
         node = nodes[i]
-        part = part_of(node, offsets)
-        begin, end = row_bounds(node, part, offsets, indptr_address, like_indptr)
-        node_type[i] = 1 if node >= offsets[part, 1] else 0
+        allowed = np.int64(degree[node])
+        if excluded_row[node] >= 0:
+            allowed -= excluded_indptr[excluded_row[node] + 1] - excluded_indptr[excluded_row[node]]
+        indptr[i + 1] = indptr[i] + min(allowed, fanout)
+
+
+@njit(nogil=True, cache=True)
+def place_rows(order, drawn, indptr, neighbors):
+    """Put rows drawn one after the other, integer, at their places: the k-th is that of node order[k], int64 `[m]`."""
+    edge = 0
+    for k in range(order.shape[0]):
+        for place in range(indptr[order[k]], indptr[order[k] + 1]):
+            neighbors[place] = drawn[edge]
+            edge += 1
+
+
+@njit(nogil=True, cache=True)
+def name_nodes(nodes, offsets, stable_id, node_type, stable):
+    """Type (uint8) and stable id (int64) of nodes int64 `[n]`."""
+    for i in range(nodes.shape[0]):
+        node = nodes[i]
+        node_type[i] = 1 if node >= offsets[part_of(node, offsets), 1] else 0
         stable[i] = stable_id[node]
+
+
+@njit(nogil=True, cache=True)
+def row_lengths(nodes, offsets, indptr_address, like_indptr, degree):
+    """Degree (int64) of nodes int64 `[n]`, by their rows' bounds."""
+    for i in range(nodes.shape[0]):
+        begin, end = row_bounds(nodes[i], part_of(nodes[i], offsets), offsets, indptr_address, like_indptr)
         degree[i] = end - begin
 
 

@@ -36,20 +36,8 @@ def permuted_slice(start, n, key, out):
 
 
 @njit(nogil=True, cache=True)
-def resolve_edges(
-    edge,
-    user_offsets,
-    node_id,
-    offsets,
-    indptr_address,
-    indices_address,
-    like_indptr,
-    like_indices,
-    user,
-    item,
-    position,
-):
-    """Users, items (node ids) and positions in the users' rows of edge ids, all int64 `[b]`.
+def users_of_edges(edge, user_offsets, node_id, user, position):
+    """Users (node ids) of edge ids and the edges' positions in the users' rows, all int64 `[b]`; no row is read.
 
     Edge e belongs to the last stable user u with user_offsets[u] <= e, at position e - user_offsets[u] of u's row.
     """
@@ -64,10 +52,15 @@ def resolve_edges(
             else:
                 high = middle
         # Users without an edge share an offset with the next one: the search ends at the last of them, which has it.
-        node = node_id[low]
-        part = part_of(node, offsets)
-        begin, end = row_bounds(node, part, offsets, indptr_address, like_indptr)
-        row = array_at(indices_address[part] + begin * like_indices.itemsize, end - begin, like_indices)
+        user[i] = node_id[low]
         position[i] = e - user_offsets[low]
-        user[i] = node
-        item[i] = row[position[i]]
+
+
+@njit(nogil=True, cache=True)
+def neighbors_at(node, position, offsets, indptr_address, indices_address, like_indptr, like_indices, neighbor):
+    """Neighbours at positions of the rows of nodes, all int64 `[b]`."""
+    for i in range(node.shape[0]):
+        part = part_of(node[i], offsets)
+        begin, end = row_bounds(node[i], part, offsets, indptr_address, like_indptr)
+        row = array_at(indices_address[part] + begin * like_indices.itemsize, end - begin, like_indices)
+        neighbor[i] = row[position[i]]

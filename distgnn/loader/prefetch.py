@@ -8,14 +8,24 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, Protocol, TypeVar
 
-from distgnn.sampler import SeedOrder
+from distgnn.sampler import SeedOrder, TopologyStore
 from distgnn.types import SeedEdges
 
 Batch = TypeVar("Batch", covariant=True)
 
 
 class BatchSampler(Protocol[Batch]):
-    """What makes a batch of a step's seeds, as `distgnn.sampler.NeighborSampler` does; called by several threads."""
+    """What makes a batch of a step's seeds, as `distgnn.sampler.NeighborSampler` does; called by several threads.
+
+    Attributes:
+        store: where it takes rows of the graph from. hops: how often a step draws from them.
+    """
+
+    @property
+    def store(self) -> TopologyStore: ...
+
+    @property
+    def hops(self) -> int: ...
 
     def sample(self, seeds: SeedEdges, step: int) -> Batch:
         """The batch of a step."""
@@ -25,7 +35,11 @@ class PrefetchLoader(Generic[Batch]):
     """Minibatches of steps [start, stop), sampled by `threads` threads, at most `prefetch` ahead.
 
     The kernels release the GIL, so a thread samples while the trainer computes. An error in a thread is raised at its
-    step. `blocked_seconds` is how long the trainer has waited for a minibatch.
+    step, or where the store may wait at the first step after it. `blocked_seconds` is how long the trainer has waited
+    for a minibatch.
+
+    Where the store may wait for other workers, every worker makes the same loader and leaves it at the same step. What
+    has been begun is then sampled to its end: the others have begun it too.
     """
 
     def __init__(
@@ -40,13 +54,20 @@ class PrefetchLoader(Generic[Batch]):
         self.blocked_seconds = 0.0
 
     def _load(self, step: int) -> Batch:
-        return self.sampler.sample(self.order.seeds(step), step)
+        try:
+            return self.sampler.sample(self.order.seeds(step), step)
+        except BaseException as error:
+            self.sampler.store.fail(error)
+            raise
 
     def __iter__(self) -> Iterator[Batch]:
         pending: deque[Future[Batch]] = deque()
+        store = self.sampler.store
+        # No wider than what is pending at once: else a wave would wait for a step that nobody has begun.
+        store.begin(self.start, self.stop, min(self.threads, self.prefetch), self.sampler.hops)
+        next_step = self.start
         pool = ThreadPoolExecutor(self.threads, thread_name_prefix="distgnn-sampler")
         try:
-            next_step = self.start
             for _ in range(self.start, self.stop):
                 while next_step < self.stop and len(pending) < self.prefetch:
                     pending.append(pool.submit(self._load, next_step))
@@ -56,4 +77,6 @@ class PrefetchLoader(Generic[Batch]):
                 self.blocked_seconds += time.perf_counter() - waiting
                 yield minibatch
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+            store.finish(next_step)
+            pool.shutdown(wait=True, cancel_futures=not store.may_wait)
+            store.join()

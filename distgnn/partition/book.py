@@ -72,8 +72,12 @@ class PartitionBook:
         """Partition of nodes int64 `[n]`, int64 `[n]`."""
         return np.searchsorted(self.offsets[:, 2], nodes, side="right")
 
+    def worker_parts(self, rank: int, workers: int) -> range:
+        """Partitions of a worker: r P // W ... (r + 1) P // W - 1."""
+        return range(rank * self.n_parts // workers, (rank + 1) * self.n_parts // workers)
+
     def worker_bounds(self, workers: int) -> np.ndarray:
-        """Node ranges of the workers: worker r owns partitions r P // W ... (r + 1) P // W - 1.
+        """Node ranges of the workers, those of their partitions (see `worker_parts`).
 
         Returns:
             int64 `[W + 1]`: worker r owns the node ids in [bounds[r], bounds[r + 1]).
@@ -87,4 +91,4 @@ class PartitionBook:
                 f" lower cluster.workers or prepare with partition.parts = {workers}"
             )
         starts = np.append(self.offsets[:, 0], self.n_nodes)
-        return starts[np.arange(workers + 1) * self.n_parts // workers]
+        return starts[[*(self.worker_parts(rank, workers).start for rank in range(workers)), self.n_parts]]

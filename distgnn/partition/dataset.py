@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from distgnn import storage
 from distgnn.graph import Topology
 from distgnn.kernels.edges import find_in_rows
-from distgnn.partition.book import PartitionBook
+from distgnn.partition.book import PartitionBook, id_dtype
 from distgnn.partition.dataset_files import (
     FORMAT,
     FORMAT_VERSION,
@@ -149,8 +149,12 @@ class PreparedDataset:
         offsets, stable_id, node_id = (self.array(book_file(name, a)) for a in ("offsets", "stable_id", "node_id"))
         return PartitionBook(offsets, stable_id, node_id)
 
-    def topology(self, phase: str, method: str, parts: int) -> Topology:
+    def topology(self, phase: str, method: str, parts: int, held: range | None = None) -> Topology:
         """The graph of a phase (`fit`: training without validation edges; `full`: both), memory-mapped.
+
+        Args:
+            held: the partitions whose files are opened (of a remote dataset: fetched); None: all. Degrees of all nodes
+                are then kept in memory, 4 bytes each.
 
         Raises:
             UserError: no such partitioning.
@@ -158,11 +162,28 @@ class PreparedDataset:
         assert phase in PHASES
         name = self.partitioning(method, parts)
         book = self.book(method, parts)
+        user_offsets = self.array(user_offsets_file(name, phase))
         rows = [
             (self.array(part_file(name, phase, p, "indptr")), self.array(part_file(name, phase, p, "indices")))
+            if held is None or p in held
+            else None
             for p in range(parts)
         ]
-        return Topology(book.offsets, book.stable_id, book.node_id, rows, self.array(user_offsets_file(name, phase)))
+        degrees = None if None not in rows else self._degrees_by_node(book, phase, user_offsets)
+        return Topology(book.offsets, book.stable_id, book.node_id, rows, user_offsets, degrees)
+
+    def topology_bytes(self, phase: str, method: str, parts: int) -> int:
+        """Bytes of the rows of all partitions, as `topology` maps them."""
+        name = self.partitioning(method, parts)
+        files = [part_file(name, phase, p, array) for p in range(parts) for array in ("indptr", "indices")]
+        return sum(int(self.manifest["files"][file]["bytes"]) for file in files)
+
+    def _degrees_by_node(self, book: PartitionBook, phase: str, user_offsets: np.ndarray) -> np.ndarray:
+        """Degrees of all nodes, integer `[N]`, without any row."""
+        degrees = np.empty(book.n_nodes, id_dtype(int(user_offsets[-1])))
+        degrees[book.node_id[: self.n_users]] = np.diff(user_offsets)
+        degrees[book.node_id[self.n_users :]] = self.item_degree(phase)
+        return degrees
 
     def edges(self, split: str) -> tuple[np.ndarray, np.ndarray]:
         """Stable users and items, int64 `[n]` each, of `train` (the fit edges), `valid` or `test`, by (user, item)."""

@@ -14,19 +14,17 @@ def excluded_positions(
     """Both directions of the target edges, grouped by endpoint.
 
     Args:
+        topology: where an item's row is not held, its positions are given as 0; their number is right.
         user, item: node ids, int64 `[B]`. user_position: position of the item in the user's row, int64 `[B]`.
 
     Returns:
         nodes int64 `[n]` (distinct endpoints), indptr int64 `[n + 1]`, positions int64 `[2 B]`, sorted within a node.
     """
-    item_position = np.empty(len(item), np.int64)
-    target_positions(
-        user,
-        item,
-        *topology.csc,
-        topology.stable_id,
-        item_position,
-    )
+    held = topology.holds(item)
+    found = np.empty(int(held.sum()), np.int64)
+    target_positions(user[held], item[held], *topology.csc, topology.stable_id, found)
+    item_position = np.zeros(len(item), np.int64)
+    item_position[held] = found
     node = np.concatenate([user, item])
     position = np.concatenate([user_position, item_position])
     assert (position >= 0).all(), "a target edge is not in the graph"

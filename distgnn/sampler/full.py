@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from distgnn.graph import Topology
-from distgnn.kernels.neighbor_sampling import sample_hop
+from distgnn.kernels.neighbor_sampling import draw_rows
+from distgnn.kernels.relabel import append_distinct
 from distgnn.types import Block
 
 _NONE = np.empty(0, np.int64)
@@ -15,7 +16,7 @@ class FullNeighborhood:
     """Builds one-hop blocks with all neighbours of the destinations.
 
     Args:
-        graph: the topology.
+        graph: the topology; the rows of the destinations must be held.
     """
 
     def __init__(self, graph: Topology) -> None:
@@ -36,11 +37,9 @@ class FullNeighborhood:
         sources = np.empty(min(len(nodes) + total, graph.n_nodes), np.int64)
         sources[: len(nodes)] = nodes
         indptr = np.zeros(len(nodes) + 1, np.int64)
-        indices = np.empty(total, np.int32)
-        n_src = sample_hop(
-            sources,
-            0,
-            len(nodes),
+        neighbors = np.empty(total, graph.like_indices.dtype)
+        draw_rows(
+            nodes,
             int(degree.max(initial=1)),
             np.uint64(0),
             *graph.csc,
@@ -48,12 +47,11 @@ class FullNeighborhood:
             self.not_excluded,
             _NONE,
             _NONE,
-            self.stamp,
-            self.local,
-            self.epoch,
             indptr,
-            indices,
+            neighbors,
         )
+        indices = np.empty(total, np.int32)
+        n_src = append_distinct(neighbors, self.stamp, self.local, self.epoch, sources, len(nodes), indices)
         sources = sources[:n_src]
         return Block(len(nodes), n_src, indptr, indices, graph.degree(sources)), sources
 

@@ -10,11 +10,11 @@ import numpy as np
 
 from distgnn.graph import Topology
 from distgnn.kernels.negative_sampling import known_columns, shared_negatives, uniform_negatives
-from distgnn.kernels.neighbor_sampling import sample_hop
 from distgnn.kernels.relabel import append_distinct
 from distgnn.kernels.rng import STREAM_DRAW, STREAM_NEGATIVE, STREAM_SHARED_NEGATIVE, combine
 from distgnn.sampler.exclusion import excluded_positions
 from distgnn.sampler.seeds import step_key
+from distgnn.sampler.store import Exclusion, LocalStore, TopologyStore
 from distgnn.types import Block, MiniBatch, SeedEdges, UserError
 
 _NONE = np.empty(0, np.int64)
@@ -73,6 +73,7 @@ class NeighborSampler:
         negatives: "none", "uniform" (num_negatives for each edge), "shared" (num_negatives for the step) or "in_batch"
             (the items of the step's other edges).
         num_negatives: K.
+        store: draws the rows; None: the graph, which then holds all rows. Where it may wait, `sample` is a collective.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class NeighborSampler:
         exclude_targets: bool = True,
         negatives: str = "none",
         num_negatives: int = 1,
+        store: TopologyStore | None = None,
     ) -> None:
         if not fanout or any(f < 1 for f in fanout):
             raise UserError(f"fanout = {list(fanout)} must name at least one hop, each at least 1")
@@ -99,7 +101,13 @@ class NeighborSampler:
         self.exclude_targets = exclude_targets
         self.negatives = negatives
         self.num_negatives = num_negatives
+        self.store = store or LocalStore(graph)
         self._local = threading.local()
+
+    @property
+    def hops(self) -> int:
+        """L: how often a step draws from the store."""
+        return len(self.fanout)
 
     def sample(self, seeds: SeedEdges | np.ndarray, step: int) -> MiniBatch:
         """The minibatch of a step.
@@ -152,6 +160,7 @@ class NeighborSampler:
             share_sizes=_NONE,
             sampled_edges=sampled.sampled_edges,
             seconds=time.perf_counter() - started,
+            sent=self.store.sent(step),
         )
 
     def _sample_edges(self, seeds: SeedEdges, step: int) -> MiniBatch:
@@ -184,6 +193,7 @@ class NeighborSampler:
             share_sizes=seeds.share_sizes,
             sampled_edges=sampled.sampled_edges,
             seconds=time.perf_counter() - started,
+            sent=self.store.sent(step),
         )
 
     def _draw_negatives(self, seeds: SeedEdges, step: int) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray]:
@@ -238,42 +248,28 @@ class NeighborSampler:
                 graph, targets.global_user, targets.global_item, targets.global_user_position
             )
         scratch.excluded_row[endpoints] = np.arange(len(endpoints))
+        exclusion = Exclusion(scratch.excluded_row, excluded_indptr, excluded)
         key = step_key(self.seed, STREAM_DRAW, step)
-        nodes, n_frontier, first = frontier, len(frontier), 0
+        nodes, first = frontier, 0
         indptr, indices = np.zeros(1, np.int64), np.empty(0, np.int32)
         drawn: list[tuple[int, int, np.ndarray, np.ndarray]] = []
         for hop, fanout in enumerate(self.fanout):
             if self.expand == "all":
-                first, indptr, indices = 0, np.zeros(1, np.int64), np.empty(0, np.int32)
-            most = (n_frontier - first) * fanout
-            room = np.empty(min(n_frontier + most, graph.n_nodes), np.int64)
-            room[:n_frontier] = nodes[:n_frontier]
-            hop_indptr = np.empty(n_frontier + 1, np.int64)
-            hop_indptr[: first + 1] = indptr
-            hop_indices = np.empty(len(indices) + most, np.int32)
-            hop_indices[: len(indices)] = indices
+                first = 0
             with np.errstate(over="ignore"):
                 hop_key = np.uint64(combine(key, np.uint64(hop)))
-            n_nodes = sample_hop(
-                room,
-                first,
-                n_frontier,
-                fanout,
-                hop_key,
-                *graph.csc,
-                graph.stable_id,
-                scratch.excluded_row,
-                excluded_indptr,
-                excluded,
-                scratch.stamp,
-                scratch.local,
-                epoch,
-                hop_indptr,
-                hop_indices,
-            )
-            indptr, indices = hop_indptr, hop_indices[: hop_indptr[-1]]
+            n_frontier = len(nodes)
+            hop_indptr, neighbors = self.store.draw(step, nodes[first:], fanout, hop_key, exclusion)
+            room = np.empty(min(n_frontier + len(neighbors), graph.n_nodes), np.int64)
+            room[:n_frontier] = nodes
+            hop_indices = np.empty(len(neighbors), np.int32)
+            n_nodes = append_distinct(neighbors, scratch.stamp, scratch.local, epoch, room, n_frontier, hop_indices)
+            if first:
+                hop_indptr = np.concatenate([indptr, indptr[-1] + hop_indptr[1:]])
+                hop_indices = np.concatenate([indices, hop_indices])
+            indptr, indices = hop_indptr, hop_indices
             drawn.append((n_frontier, n_nodes, indptr, indices))
-            first, nodes, n_frontier = n_frontier, room[:n_nodes], n_nodes
+            first, nodes = n_frontier, room[:n_nodes]
         scratch.excluded_row[endpoints] = -1
         node_type, stable, degree = graph.describe(nodes)
         blocks = [Block(n_dst, n_src, p, i, degree[:n_src]) for n_dst, n_src, p, i in drawn]

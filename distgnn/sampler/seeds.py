@@ -6,7 +6,8 @@ import numpy as np
 
 from distgnn.graph import Topology
 from distgnn.kernels.rng import STREAM_ORDER, hash3
-from distgnn.kernels.seed_order import permuted_slice, resolve_edges
+from distgnn.kernels.seed_order import permuted_slice, users_of_edges
+from distgnn.sampler.store import LocalStore, TopologyStore
 from distgnn.types import SeedEdges
 
 
@@ -25,6 +26,7 @@ class SeedOrder:
         seed: of the run.
         worker_bounds: int64 `[W + 1]`, node ranges of the workers; an edge belongs to the worker that owns its user.
         rank: whose share to give.
+        store: gives the items of edges; None: the topology, which then holds all rows.
     """
 
     def __init__(
@@ -34,12 +36,14 @@ class SeedOrder:
         seed: int,
         worker_bounds: np.ndarray | None = None,
         rank: int = 0,
+        store: TopologyStore | None = None,
     ) -> None:
         self.topology = topology
         self.batch_size = batch_size
         self.seed = seed
         self.bounds = np.array([0, topology.n_nodes]) if worker_bounds is None else worker_bounds
         self.rank = rank
+        self.store = store or LocalStore(topology)
         self.steps_per_epoch = -(-topology.n_edges // batch_size)
 
     def edge_ids(self, step: int) -> np.ndarray:
@@ -51,20 +55,16 @@ class SeedOrder:
         return edges
 
     def seeds(self, step: int) -> SeedEdges:
-        """This worker's share of a step, with the whole step's pairs that exclusion and in-batch columns need."""
+        """This worker's share of a step, with the whole step's pairs that exclusion and in-batch columns need.
+
+        A collective where the store may wait.
+        """
         topology = self.topology
         edges = self.edge_ids(step)
-        user, item, position = (np.empty(len(edges), np.int64) for _ in range(3))
-        resolve_edges(
-            edges,
-            topology.user_offsets,
-            topology.node_id,
-            *topology.csc,
-            user,
-            item,
-            position,
-        )
-        owner = np.searchsorted(self.bounds, user, side="right") - 1
+        user, position = np.empty(len(edges), np.int64), np.empty(len(edges), np.int64)
+        users_of_edges(edges, topology.user_offsets, topology.node_id, user, position)
+        owner = np.searchsorted(self.bounds[1:], user, side="right")
+        item = self.store.items(step, user, position, owner)
         gathered = np.argsort(owner, kind="stable")
         column_order = np.empty(len(edges), np.int64)
         column_order[gathered] = np.arange(len(edges))

@@ -47,15 +47,17 @@ def export_workers_rows(
 
     Args:
         uri: folder of the export.
-        model, dataset, phase, topology: as in `distgnn.export.writer.write_export`.
+        model, dataset, phase: as in `distgnn.export.writer.write_export`.
+        topology: the phase's graph, with the rows of the worker's own nodes.
         own: this worker's nodes. rows: their vectors `[n_own, d]`, floating point or int8.
     """
     items = _gather(group, own, rows, own.node_type != USER)
-    users = _gather(group, own, rows, own.node_type == USER)
+    seen = _SeenItems(group, topology)
+    users = _gather(group, own, rows, own.node_type == USER, seen)
     if group.rank == 0:
         if storage.exists(uri):  # a resumed run has gone on since
             storage.remove_folder(uri)
-        write_export(uri, model=model, dataset=dataset, phase=phase, users=users, items=items, topology=topology)
+        write_export(uri, model=model, dataset=dataset, phase=phase, users=users, items=items, seen=seen)
     else:
         for chunks in (items, users):  # in the writer's order
             for _ in chunks:
@@ -63,11 +65,38 @@ def export_workers_rows(
     group.barrier()
 
 
-def _gather(group: WorkerGroup, own: OwnNodes, rows: Table, wanted: np.ndarray) -> Iterator[tuple[np.ndarray, Table]]:
+class _SeenItems:
+    """Training items of the users that were gathered last, told by their owners."""
+
+    def __init__(self, group: WorkerGroup, topology: Topology) -> None:
+        self._group, self._topology = group, topology
+        self._stable = self._count = self._items = np.empty(0, np.int64)  # as gathered, at rank 0
+
+    def gather(self, nodes: np.ndarray, stable: list[np.ndarray] | None) -> None:
+        """Take a chunk; a collective. `nodes` are this worker's, `stable` everybody's at rank 0."""
+        indptr, items = self._topology.neighbors(nodes)
+        counts = self._group.gather_arrays(np.diff(indptr))
+        gathered = self._group.gather_arrays(items.astype(np.int32))
+        if stable is not None and counts is not None and gathered is not None:
+            self._stable, self._count, self._items = (np.concatenate(x) for x in (stable, counts, gathered))
+
+    def __call__(self, stable: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """int64 CSR of the chunk's users, ascending stable ids."""
+        order = np.argsort(self._stable)
+        assert (self._stable[order] == stable).all()
+        count = self._count[order]
+        indptr = np.concatenate([[0], np.cumsum(count)])
+        first = np.cumsum(self._count) - self._count
+        return indptr, self._items[np.repeat(first[order] - indptr[:-1], count) + np.arange(indptr[-1])]
+
+
+def _gather(
+    group: WorkerGroup, own: OwnNodes, rows: Table, wanted: np.ndarray, seen: _SeenItems | None = None
+) -> Iterator[tuple[np.ndarray, Table]]:
     """Chunks of all workers' rows (stable ids, vectors) at rank 0, nothing elsewhere; a collective as it is drawn from.
 
     Args:
-        wanted: bool `[n_own]`.
+        wanted: bool `[n_own]`. seen: also gathers the nodes' items.
     """
     picked = np.flatnonzero(wanted)
     share = max(1, CHUNK_ROWS // group.size)
@@ -77,6 +106,8 @@ def _gather(group: WorkerGroup, own: OwnNodes, rows: Table, wanted: np.ndarray) 
         stable = group.gather_arrays(own.stable_id[chunk])
         values = group.gather_arrays(rows.values[chunk])
         scale = None if rows.scale is None else group.gather_arrays(rows.scale[chunk])
+        if seen is not None:
+            seen.gather(own.nodes[chunk], stable)
         if stable is not None and values is not None:
             yield (
                 np.concatenate(stable),

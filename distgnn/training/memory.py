@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import socket
 import sys
+import zlib
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from distgnn import resources
 from distgnn.config import Config
 from distgnn.distributed.process_group import WorkerGroup
+from distgnn.graph import Topology
 from distgnn.types import UserError
 
 _REMEDY = "lower model.dim, train.batch_size, sampler.fanout or evaluate.memory_gib"
@@ -60,7 +64,7 @@ def needs(
     width = config.model.dim * item
     n_hot = config.cluster.n_hot(n_nodes) if workers > 1 else 0
     tables = (n_own + n_hot) * width * (1 + config.optim.n_moments())
-    sampler = n_nodes * 16 * (config.sampler.threads + 1)
+    sampler = n_nodes * (16 * (config.sampler.threads + 1) + (8 if config.sampler.topology == "partitioned" else 0))
     batch_size = config.for_edges(sys.maxsize).train.batch_size  # the most, where the graph is not known yet
     frontier, edges, outer = 4 * batch_size, 0, 0
     for fanout in config.sampler.fanout:
@@ -124,15 +128,54 @@ def place_tables(
     )
 
 
+def choose_topology(config: Config, n_nodes: int, n_own: int, topology_bytes: int, group: WorkerGroup) -> str:
+    """`sampler.topology` with `auto` resolved, the same at every worker; a collective.
+
+    `auto` is `replicated`, unless there are several hosts and one of them has less memory free than the rows of all
+    partitions and what its workers take. (The workers of a single host map all partitions between them either way.)
+
+    Args:
+        n_nodes: N. n_own: nodes that the worker owns. topology_bytes: rows of all partitions.
+    """
+    if config.sampler.topology != "auto":
+        return config.sampler.topology
+    gpu = config.cluster.use_gpu
+    host, _ = needs(config, n_nodes, n_own, group.size, gpu=gpu, tables_on_gpu=gpu and config.cluster.tables != "host")
+    needed, hosts = _needed_on_this_host(host.total, group)
+    missing = topology_bytes + needed - resources.available_memory()
+    return "partitioned" if hosts > 1 and group.max_floats([float(missing)])[0] > 0 else "replicated"
+
+
+def topology_statement(topology: Topology, group: WorkerGroup) -> str:
+    """What a worker maps of the topology, and what it holds beside; a collective."""
+    mapped = resources.gib(int(group.max_floats([float(topology.nbytes())])[0]))
+    if topology.degrees is None:
+        return f"topology replicated: {mapped} mapped, one copy a host"
+    arrays = (topology.degrees, topology.stable_id, topology.node_id, topology.user_offsets)
+    beside = resources.gib(sum(array.nbytes for array in arrays))
+    return f"topology partitioned: at most {mapped} mapped by a worker, and {beside} of all nodes' ids and degrees"
+
+
+def _needed_on_this_host(needed: int, group: WorkerGroup) -> tuple[int, int]:
+    """Bytes that the workers of this host take together, and the number of hosts; a collective."""
+    name = float(zlib.crc32(socket.gethostname().encode()))
+    table = np.zeros((2, group.size))
+    table[:, group.rank] = name, needed
+    names, every = np.reshape(group.sum_floats(table.reshape(-1).tolist()), (2, -1))
+    return int(every[names == name].sum()), len(set(names.tolist()))
+
+
 def refuse_host(needed: int, what: str, remedy: str, group: WorkerGroup) -> None:
-    """Refuse what the workers together need more of than the host has free; a collective.
+    """Refuse what the workers of a host need more of together than it has free; a collective, at every worker alike.
 
     Args:
         needed: bytes of this worker. what: that needs them. remedy: what to do.
     """
-    total, available = group.sum_floats([float(needed)])[0], resources.available_memory()
-    if total > available:
+    total, _ = _needed_on_this_host(needed, group)
+    available = resources.available_memory()
+    missing, most = group.max_floats([float(total - available), float(total)])
+    if missing > 0:
         raise UserError(
-            f"{what}: needs up to {resources.gib(int(total))} over the workers, {resources.gib(available)} is free; "
-            f"{remedy}"
+            f"{what}: the workers of a host need up to {resources.gib(int(most))}, {resources.gib(int(missing))} more "
+            f"than is free there; {remedy}"
         )

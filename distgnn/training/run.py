@@ -15,7 +15,7 @@ from distgnn.partition.dataset import PreparedDataset
 from distgnn.training.checkpoint import CheckpointInfo, list_checkpoints
 from distgnn.training.export import write_embeddings
 from distgnn.training.facts import ranking_facts, run_facts
-from distgnn.training.memory import place_tables
+from distgnn.training.memory import choose_topology, place_tables, topology_statement
 from distgnn.training.recorder import Recorder, read_records
 from distgnn.training.trainer import STAGES, PhaseTrainer
 from distgnn.types import UserError
@@ -69,9 +69,13 @@ def _make(
     last: CheckpointInfo | None,
 ) -> PhaseTrainer:
     """A phase's trainer, gone on from a checkpoint where one is given; says what it takes once nothing is amiss."""
-    topology = dataset.topology(phase, config.partition.method, config.parts)
-    bounds = dataset.book(config.partition.method, config.parts).worker_bounds(group.size)
+    partitioning = (config.partition.method, config.parts)
+    book = dataset.book(*partitioning)
+    bounds = book.worker_bounds(group.size)
     n_own = int(np.diff(bounds)[group.rank])
+    mode = choose_topology(config, book.n_nodes, n_own, dataset.topology_bytes(phase, *partitioning), group)
+    held = book.worker_parts(group.rank, group.size) if mode == "partitioned" else None
+    topology = dataset.topology(phase, *partitioning, held)
     placement = place_tables(config, topology.n_nodes, n_own, phase, group, free_bytes(group.device))
     facts = {"dataset": dataset.name, "dataset_hash": dataset.data_hash}
     trainer = PhaseTrainer(config, run, topology, bounds, phase, group, recorder, facts, placement.device)
@@ -85,6 +89,7 @@ def _make(
     if last is not None:
         recorder.say(f"going on from {phase} step {last.step} on {group.size} workers")
     recorder.say(placement.statement)
+    recorder.say(f"{phase}: {topology_statement(topology, group)}")
     return trainer
 
 
@@ -127,9 +132,12 @@ def evaluate_trainer(
             "total": time.perf_counter() - started,
         },
         tables="host" if trainer.embedding.device.type == "cpu" else "device",
+        topology="partitioned" if trainer.sampler.store.may_wait else "replicated",
         remote_bytes=sum(remote.values()),
         remote_bytes_by_kind=remote,
+        remote_bytes_per_step={kind: n / steps for kind, n in remote.items()},
         exchanges_per_step={kind: n / steps for kind, n in traffic.exchanges.items()},
+        messages_per_step={kind: n * group.size * (group.size - 1) / steps for kind, n in traffic.exchanges.items()},
         positives_per_second=positives / training if training else 0.0,
         sampled_edges_per_second=drawn / training if training else 0.0,
         users_with_every_item=int(every),

@@ -22,7 +22,7 @@ from distgnn.graph import Topology
 from distgnn.loader import DeviceFeed, PrefetchLoader
 from distgnn.nn.batch import BlockTensors, block_tensors, dropout_key, node_keys
 from distgnn.nn.model import GraphRecommender
-from distgnn.sampler import NeighborSampler, SeedOrder
+from distgnn.sampler import NeighborSampler, SeedOrder, store_of
 from distgnn.timing import StageClock
 from distgnn.training.checkpoint import (
     CheckpointInfo,
@@ -75,7 +75,8 @@ class PhaseTrainer:
     """Trains one phase on one topology.
 
     Args:
-        config: of the run. run: its directory. topology: `fit` or `full`. bounds: int64 `[W + 1]` node ranges.
+        config: of the run. run: its directory. bounds: int64 `[W + 1]` node ranges.
+        topology: `fit` or `full`, with all partitions at every worker or with each worker's own.
         phase: fit or full. dataset_facts: `dataset` and `dataset_hash` for the checkpoints.
         tables: memory of the embedding rows and moments; None: the worker's device.
     """
@@ -120,7 +121,8 @@ class PhaseTrainer:
         self.model = model.to(device=group.device, dtype=self.dtype)
         self.wrapped = wrap(self.model, group)
         self.optimizer = _dense_optimizer(self.model, config)
-        self.order = SeedOrder(topology, config.train.batch_size, config.run.seed, bounds, group.rank)
+        store = store_of(topology, bounds, group)
+        self.order = SeedOrder(topology, config.train.batch_size, config.run.seed, bounds, group.rank, store)
         self.sampler = NeighborSampler(
             topology,
             config.sampler.fanout,
@@ -129,6 +131,7 @@ class PhaseTrainer:
             exclude_targets=config.sampler.exclude_targets,
             negatives=config.loss.negatives_kind(),
             num_negatives=config.loss.num_negatives,
+            store=store,
         )
         self.schedule = Schedule()
         self.totals = Totals()
@@ -179,6 +182,7 @@ class PhaseTrainer:
         totals.steps += 1
         totals.positives += len(batch.share)
         totals.sampled_edges += batch.sampled_edges
+        totals.traffic.add("topology", *batch.sent)
         every = self.topology.degree(batch.nodes[batch.user_index]) >= self.topology.n_items
         totals.users_with_every_item += int(every.sum())
 

@@ -1,16 +1,20 @@
-"""The result does not depend on the number of partitions, workers or sampler threads."""
+"""The result does not depend on the number of partitions, workers or sampler threads, nor on who holds the topology."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from distgnn.config import load_config
 from distgnn.training.launch import run_training
+from tests import own_files
 
-CELLS = [(1, 1, 1), (8, 1, 2), (8, 2, 1), (2, 2, 2)]  # partitions, workers, sampler threads
 MODELS = {
     "lightgcn, in-batch softmax, adam": [],
     "graphsage, mlp, dropout, bpr, sgd": [
@@ -23,12 +27,48 @@ MODELS = {
         "optim.lr=0.05",
     ],
 }
+Cell = tuple[int, int, int, str]  # partitions, workers, sampler threads, topology
+CELLS: list[Cell] = [
+    (1, 1, 1, "replicated"),
+    (8, 1, 2, "replicated"),
+    (8, 2, 1, "replicated"),
+    (2, 2, 2, "replicated"),
+    (8, 2, 2, "partitioned"),
+    (8, 3, 1, "partitioned"),
+    (2, 2, 1, "partitioned"),
+]
+TINY_CELLS: list[Cell] = [
+    (1, 1, 1, "replicated"),
+    (5, 2, 3, "partitioned"),
+    (5, 3, 1, "partitioned"),
+]
+TINY_MODELS = {
+    "softmax, dropout, sgd": ["model.encoder=graphsage", "model.dropout=0.2", "optim.name=sgd", "optim.lr=0.05"],
+    "shared bpr, adam": ["loss.name=bpr", "loss.negatives=shared", "loss.num_negatives=3"],
+}
 
 
-def losses(run: Path) -> list[float]:
+def run_cell(folder: Path, cell: Cell, overrides: list[str]) -> tuple[Path, dict[str, Any]]:
+    """The run directory and report of a cell; with a partitioned topology workers see their own files alone."""
+    parts, workers, threads, topology = cell
+    run = folder / "-".join(map(str, cell))
+    settings = [
+        f"run.out={run}",
+        f"partition.parts={parts}",
+        f"cluster.workers={workers}",
+        f"sampler.threads={threads}",
+        f"sampler.topology={topology}",
+        "train.log_every=1",
+        "run.dump_blocks=true",
+        "run.tensorboard=false",
+    ]
+    launch: Callable[..., Any] | None = own_files.launch if topology == "partitioned" and workers > 1 else None
+    return run, run_training(load_config(None, [*settings, *overrides]), launch)
+
+
+def losses(report: dict[str, Any]) -> list[float]:
     """Loss of every step."""
-    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [record["loss"] for record in records if "loss" in record]
+    return [record["loss"] for record in report["records"] if "loss" in record]
 
 
 def blocks(run: Path) -> dict[str, bytes]:
@@ -36,28 +76,76 @@ def blocks(run: Path) -> dict[str, bytes]:
     return {str(f.relative_to(run)): f.read_bytes() for f in sorted((run / "blocks").rglob("*.npz"))}
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DISTGNN_CACHE", str(tmp_path / "cache"))
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_blocks_are_equal_and_losses_agree(tmp_path: Path, model: str) -> None:
-    runs = []
-    for parts, workers, threads in CELLS:
-        run = tmp_path / f"{parts}-{workers}-{threads}"
-        overrides = [
-            f"run.out={run}",
-            f"partition.parts={parts}",
-            f"cluster.workers={workers}",
-            f"sampler.threads={threads}",
-            "sampler.fanout=5,5",
-            "train.max_steps=60",
-            "train.batch_size=256",
-            "train.log_every=1",
-            "run.dump_blocks=true",
-            "run.tensorboard=false",
-        ]
-        run_training(load_config(None, [*overrides, *MODELS[model]]))
-        runs.append(run)
-    reference, first = losses(runs[0]), blocks(runs[0])
-    assert len(reference) == 60
-    assert len(first) == 60
-    for run in runs[1:]:
-        assert blocks(run) == first
-        assert losses(run) == pytest.approx(reference, rel=1e-6)
+    overrides = ["sampler.fanout=5,5", "train.max_steps=60", "train.batch_size=256", *MODELS[model]]
+    first, reference = run_cell(tmp_path, CELLS[0], overrides)
+    drawn = blocks(first)
+    assert len(drawn) == len(losses(reference)) == 60
+    for cell in CELLS[1:]:
+        run, report = run_cell(tmp_path, cell, overrides)
+        assert blocks(run) == drawn, cell
+        assert losses(report) == pytest.approx(losses(reference), rel=1e-6), cell
+        sent = report["remote_bytes_by_kind"]["topology"]
+        assert (sent > 0) == (cell[1] > 1 and cell[3] == "partitioned")
+
+
+def adversarial_log(folder: Path) -> list[str]:
+    """Settings of a tiny log: item 0 has every user, some users only that; others are in validation or test alone."""
+    rng = np.random.default_rng(5)
+    hub = [(user, 0) for user in range(24)]
+    rest = [(int(u), int(i)) for u, i in zip(rng.integers(8, 24, 60), rng.integers(1, 12, 60), strict=True)]
+    splits = {
+        "train": sorted({*hub, *rest, *((23, i) for i in range(12))}),  # user 23 has every item of the graph
+        "valid": [(9, 12), (10, 13), (24, 1), (11, 12)],
+        "test": [(12, 14), (13, 15), (25, 2), (14, 14)],
+    }
+    for name, edges in splits.items():
+        user, item = zip(*edges, strict=True)
+        pq.write_table(pa.table({"user": user, "item": item}), folder / f"{name}.parquet")
+    return [
+        f"data.input={folder}/train.parquet",
+        f"data.valid_input={folder}/valid.parquet",
+        f"data.test_input={folder}/test.parquet",
+        "data.split=given",
+        "partition.method=random",
+        "run.dtype=float64",
+        "model.dim=8",
+        "sampler.fanout=2,3",
+        "train.batch_size=7",
+        "train.epochs=2",
+    ]
+
+
+@pytest.mark.parametrize("model", TINY_MODELS)
+def test_a_graph_of_extremes_gives_the_same_run(tmp_path: Path, model: str) -> None:
+    """Whole runs in float64: both phases, and metrics, with shares and partitions that are often empty."""
+    overrides = [*adversarial_log(tmp_path), *TINY_MODELS[model]]
+    first, reference = run_cell(tmp_path, TINY_CELLS[0], overrides)
+    drawn = blocks(first)
+    assert reference["dataset"]["n_train"] % 7 > 0  # the last step of an epoch is short
+    assert len(drawn) == len(losses(reference)) == sum(reference["steps"].values())
+    for cell in TINY_CELLS[1:]:
+        run, report = run_cell(tmp_path, cell, overrides)
+        assert blocks(run) == drawn, cell
+        assert losses(report) == pytest.approx(losses(reference), rel=1e-9), cell
+        assert report["metrics"] == pytest.approx(reference["metrics"], rel=1e-9), cell
+
+
+@pytest.mark.parametrize("expand", ["all", "new"])
+def test_who_holds_the_topology_changes_no_bit(tmp_path: Path, expand: str) -> None:
+    """Same batches, same order; so also what is outside the promise for several workers (`expand = "new"`)."""
+    overrides = [*adversarial_log(tmp_path), f"sampler.expand={expand}", "evaluate.sampled=true", "train.epochs=1"]
+    ours, report = run_cell(tmp_path, (5, 3, 2, "partitioned"), overrides)
+    theirs, twin = run_cell(tmp_path, (5, 3, 2, "replicated"), overrides)
+    assert blocks(ours) == blocks(theirs)
+    assert losses(report) == losses(twin)
+    for key in ("metrics", "metrics_sampled_inference"):
+        assert report[key] == twin[key]
+    for name in ("users.parquet", "items.parquet"):
+        assert pq.read_table(ours / "embeddings" / name) == pq.read_table(theirs / "embeddings" / name)

@@ -107,7 +107,6 @@ def test_overrides_go_before_the_file_and_the_last_one_wins(tmp_path: Path) -> N
         ("data.split=random", "data.split = 'random' is not one of auto, given, leave_last_k"),
         ("model.encoder=lightgnc", "model.encoder = 'lightgnc' is not one of"),
         ("evaluate.baselines=toppop,knn", "evaluate.baselines = 'knn' is not one of"),
-        ("sampler.topology=partitioned", "not available yet"),
         ("sampler.time_respecting=true", "not available yet"),
         ("cluster.max_failures=-1", "at least 0"),
         ("train.batch_size=-1", "train.batch_size = -1 must be at least 0"),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from distgnn.graph import Topology
-from distgnn.kernels.neighbor_sampling import pick_positions, position_in_row, sample_hop
+from distgnn.kernels.neighbor_sampling import count_draws, draw_rows, pick_positions, place_rows, position_in_row
 from distgnn.kernels.relabel import append_distinct
 from tests import naive_sampling as naive
 from tests.unit.kernels.rerun import IS_RERUN, MODES, rerun
@@ -25,17 +25,12 @@ def one_user(degree: int) -> Topology:
 
 
 def drawn_positions(graph: Topology, fanout: int, hop_key: int, excluded: list[int]) -> list[int]:
-    """Positions drawn from user 0's row by `sample_hop`."""
-    n = graph.n_nodes
-    stamp, local, excluded_row = np.zeros(n, np.int32), np.empty(n, np.int32), np.full(n, -1, np.int32)
-    stamp[0], local[0] = 1, 0
+    """Positions drawn from user 0's row by `draw_rows`."""
+    excluded_row = np.full(graph.n_nodes, -1, np.int32)
     excluded_row[0] = 0 if excluded else -1
-    nodes = np.zeros(min(n, 1 + fanout), np.int64)
-    indptr, indices = np.zeros(2, np.int64), np.empty(fanout, np.int32)
-    found = sample_hop(
-        nodes,
-        0,
-        1,
+    indptr, neighbors = np.zeros(2, np.int64), np.empty(fanout, np.int32)
+    draw_rows(
+        np.zeros(1, np.int64),
         fanout,
         np.uint64(hop_key),
         *graph.csc,
@@ -43,14 +38,14 @@ def drawn_positions(graph: Topology, fanout: int, hop_key: int, excluded: list[i
         excluded_row,
         np.array([0, len(excluded)]),
         np.array(excluded, np.int64),
-        stamp,
-        local,
-        1,
         indptr,
-        indices,
+        neighbors,
     )
-    assert found == 1 + indptr[1]
-    return (nodes[indices[: indptr[1]]] - 1).tolist()
+    told = np.empty(2, np.int64)
+    bounds = np.array([0, len(excluded)])
+    count_draws(np.zeros(1, np.int64), fanout, graph.degree(np.arange(graph.n_nodes)), excluded_row, bounds, told)
+    assert (told == indptr).all()
+    return (neighbors[: indptr[1]] - 1).tolist()
 
 
 @given(st.integers(1, 90), st.integers(1, 80), st.integers(0, 2**64 - 1), st.sets(st.integers(0, 89)))
@@ -104,6 +99,14 @@ def test_neighbouring_keys_are_independent(word: str) -> None:
             pair[t, other] = picked[0]
     counts = np.bincount(pair[:, 0] * degree + pair[:, 1], minlength=degree**2)
     assert 1e-4 < stats.chisquare(counts).pvalue < 1 - 1e-4
+
+
+def test_rows_are_put_at_their_places() -> None:
+    indptr = np.array([0, 2, 2, 3, 6])
+    neighbors = np.zeros(6, np.int32)
+    place_rows(np.array([3, 1]), np.array([7, 8, 9], np.int32), indptr, neighbors)
+    place_rows(np.array([2, 0]), np.array([4, 5, 6], np.int64), indptr, neighbors)
+    assert neighbors.tolist() == [5, 6, 4, 7, 8, 9]
 
 
 @given(st.lists(st.lists(st.integers(-1, 12), max_size=12), max_size=4))

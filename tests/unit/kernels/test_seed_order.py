@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from distgnn.graph import Topology
-from distgnn.kernels.seed_order import permuted_slice, resolve_edges
+from distgnn.kernels.seed_order import neighbors_at, permuted_slice, users_of_edges
 from tests import naive_sampling as naive
 from tests.unit.graphs import partitioned, random_edges
 from tests.unit.kernels.rerun import IS_RERUN, MODES, rerun
@@ -58,15 +58,8 @@ def test_edges_are_resolved(n_parts: int) -> None:
     assert not neighbors[-1]
     edges = np.arange(len(user))[::-1].copy()
     u, i, p = (np.empty(len(user), np.int64) for _ in range(3))
-    resolve_edges(
-        edges,
-        graph.user_offsets,
-        graph.node_id,
-        *graph.csc,
-        u,
-        i,
-        p,
-    )
+    users_of_edges(edges, graph.user_offsets, graph.node_id, u, p)
+    neighbors_at(u, p, *graph.csc, i)
     got = list(zip(graph.stable_id[u].tolist(), graph.stable_id[i].tolist(), p.tolist(), strict=True))
     assert got == naive.edges_by_id(neighbors)[::-1]
 
