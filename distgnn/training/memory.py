@@ -141,9 +141,9 @@ def choose_topology(config: Config, n_nodes: int, n_own: int, topology_bytes: in
         return config.sampler.topology
     gpu = config.cluster.use_gpu
     host, _ = needs(config, n_nodes, n_own, group.size, gpu=gpu, tables_on_gpu=gpu and config.cluster.tables != "host")
-    needed, hosts = _needed_on_this_host(host.total, group)
-    missing = topology_bytes + needed - resources.available_memory()
-    return "partitioned" if hosts > 1 and group.max_floats([float(missing)])[0] > 0 else "replicated"
+    hosts = _by_host(host.total, group)
+    short = any(topology_bytes + needed > free for needed, free in hosts)
+    return "partitioned" if len(hosts) > 1 and short else "replicated"
 
 
 def topology_statement(topology: Topology, group: WorkerGroup) -> str:
@@ -156,26 +156,23 @@ def topology_statement(topology: Topology, group: WorkerGroup) -> str:
     return f"topology partitioned: at most {mapped} mapped by a worker, and {beside} of all nodes' ids and degrees"
 
 
-def _needed_on_this_host(needed: int, group: WorkerGroup) -> tuple[int, int]:
-    """Bytes that the workers of this host take together, and the number of hosts; a collective."""
-    name = float(zlib.crc32(socket.gethostname().encode()))
-    table = np.zeros((2, group.size))
-    table[:, group.rank] = name, needed
-    names, every = np.reshape(group.sum_floats(table.reshape(-1).tolist()), (2, -1))
-    return int(every[names == name].sum()), len(set(names.tolist()))
-
-
 def refuse_host(needed: int, what: str, remedy: str, group: WorkerGroup) -> None:
     """Refuse what the workers of a host need more of together than it has free; a collective, at every worker alike.
 
     Args:
         needed: bytes of this worker. what: that needs them. remedy: what to do.
     """
-    total, _ = _needed_on_this_host(needed, group)
-    available = resources.available_memory()
-    missing, most = group.max_floats([float(total - available), float(total)])
-    if missing > 0:
+    total, free = max(_by_host(needed, group), key=lambda pair: pair[0] - pair[1])
+    if total > free:
         raise UserError(
-            f"{what}: the workers of a host need up to {resources.gib(int(most))}, {resources.gib(int(missing))} more "
-            f"than is free there; {remedy}"
+            f"{what}: needs up to {resources.gib(total)} over the workers, {resources.gib(free)} is free; {remedy}"
         )
+
+
+def _by_host(needed: int, group: WorkerGroup) -> list[tuple[int, int]]:
+    """Of every host: bytes that its workers take together, and bytes free; the same at every worker, a collective."""
+    name = float(zlib.crc32(socket.gethostname().encode()))
+    table = np.zeros((3, group.size))
+    table[:, group.rank] = name, needed, resources.available_memory()
+    names, every, free = np.reshape(group.sum_floats(table.reshape(-1).tolist()), (3, -1))
+    return [(int(every[names == n].sum()), int(free[names == n].min())) for n in np.unique(names)]

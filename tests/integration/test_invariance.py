@@ -139,7 +139,7 @@ def test_a_graph_of_extremes_gives_the_same_run(tmp_path: Path, model: str) -> N
 
 @pytest.mark.parametrize("expand", ["all", "new"])
 def test_who_holds_the_topology_changes_no_bit(tmp_path: Path, expand: str) -> None:
-    """Same batches, same order; so also what is outside the promise for several workers (`expand = "new"`)."""
+    """The same batches in the same order: so also with `expand = "new"`, which is outside the promise."""
     overrides = [*adversarial_log(tmp_path), f"sampler.expand={expand}", "evaluate.sampled=true", "train.epochs=1"]
     ours, report = run_cell(tmp_path, (5, 3, 2, "partitioned"), overrides)
     theirs, twin = run_cell(tmp_path, (5, 3, 2, "replicated"), overrides)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import socket
+import zlib
+
+import numpy as np
 import pytest
 import torch
 
 from distgnn import resources
 from distgnn.config import Config, load_config
 from distgnn.distributed.process_group import WorkerGroup
-from distgnn.training.memory import Placement, needs, place_tables
+from distgnn.training.memory import Placement, choose_topology, needs, place_tables
 from distgnn.types import UserError
 
 GPU = torch.device("cuda", 0)
@@ -102,3 +106,34 @@ def test_tables_on_a_device_that_is_not_used_are_refused() -> None:
         load_config(None, ["cluster.tables=device"])
     with pytest.raises(UserError, match="cluster.tables = 'gpu' is not one of auto, device, host"):
         load_config(None, ["cluster.tables=gpu"])
+
+
+def workers_at(monkeypatch: pytest.MonkeyPatch, hosts: list[float], free: list[float]) -> None:
+    """Make rank 0 meet peers on other hosts: those at index 1... add to what it tells."""
+
+    def told(self: WorkerGroup, values: list[float]) -> list[float]:
+        table = np.reshape(values, (3, -1))
+        table[0, 1:], table[1, 1:], table[2, 1:] = hosts[1:], table[1, 0], free[1:]
+        return table.reshape(-1).tolist()
+
+    monkeypatch.setattr(WorkerGroup, "sum_floats", told)
+    monkeypatch.setattr(storage, "available_memory", lambda: free[0])
+
+
+@pytest.mark.parametrize(
+    ("override", "same_host", "free", "expected"),
+    [
+        ("sampler.topology=auto", False, [900 * GIB, 900 * GIB], "replicated"),
+        ("sampler.topology=auto", False, [900 * GIB, 90 * GIB], "partitioned"),  # the smallest host decides
+        ("sampler.topology=auto", True, [90 * GIB, 90 * GIB], "replicated"),  # one host maps all partitions either way
+        ("sampler.topology=replicated", False, [90 * GIB, 90 * GIB], "replicated"),
+        ("sampler.topology=partitioned", True, [900 * GIB, 900 * GIB], "partitioned"),
+    ],
+)
+def test_the_topology_is_replicated_where_it_fits(
+    monkeypatch: pytest.MonkeyPatch, override: str, same_host: bool, free: list[float], expected: str
+) -> None:
+    own = float(zlib.crc32(socket.gethostname().encode()))
+    workers_at(monkeypatch, [own, own if same_host else own + 1], free)
+    group = WorkerGroup(0, 2, torch.device("cpu"), None, None, None)
+    assert choose_topology(load_config(None, [override]), N_NODES, N_OWN, 100 * GIB, group) == expected
