@@ -1,0 +1,167 @@
+"""Samplers that hold their own partitions alone: what they send, how they stop, and what ends them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from distgnn.data.interactions import Interactions
+from distgnn.distributed.process_group import WorkerGroup
+from distgnn.graph import Topology
+from distgnn.loader import PrefetchLoader
+from distgnn.partition.book import PartitionBook, relabel
+from distgnn.partition.stable_graph import StableGraph
+from distgnn.sampler import NeighborSampler, SeedOrder, store_of
+from distgnn.types import MiniBatch, SeedEdges, WorkerError
+from tests.small_training import batch_of, small_config, small_trainer
+from tests.unit.graphs import random_edges
+
+W = 2
+
+
+def cut(user: np.ndarray, item: np.ndarray, part: np.ndarray, n_users: int) -> tuple[list[Topology], PartitionBook]:
+    """The whole graph, then what each of W workers holds of it."""
+    n_parts = int(part.max()) + 1
+    book = relabel(part, n_users, n_parts)
+    graph = StableGraph.build(Interactions(user, item, None, None), n_users, len(part) - n_users)
+    rows = [graph.rows_of(book, p) for p in range(n_parts)]
+    pairs = [(r.indptr, r.indices) for r in rows]
+    ids = (book.offsets, book.stable_id, book.node_id)
+    whole = Topology(*ids, pairs, graph.user_offsets)
+    degrees = whole.degree(np.arange(whole.n_nodes)).astype(np.int32)
+    own = [
+        Topology(
+            *ids,
+            [pairs[p] if p in book.worker_parts(r, W) else None for p in range(n_parts)],
+            graph.user_offsets,
+            degrees,
+        )
+        for r in range(W)
+    ]
+    return [whole, *own], book
+
+
+def square() -> tuple[list[Topology], PartitionBook]:
+    """Two users and two items, all joined; a worker owns one of each."""
+    return cut(np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1]), np.array([0, 1, 0, 1]), 2)
+
+
+def larger() -> tuple[list[Topology], PartitionBook]:
+    """Five partitions, the last without a node that has an edge."""
+    user, item = random_edges(3, 40, 20, 300)
+    part = np.random.default_rng(2).integers(0, 4, 44 + 23)
+    part[40:44] = part[64:] = 4
+    return cut(user, item, part, 44)
+
+
+def loader_of(
+    graph: Topology, book: PartitionBook, group: WorkerGroup, threads: int, sampler_class: type = NeighborSampler
+) -> PrefetchLoader:
+    bounds = book.worker_bounds(W)
+    store = store_of(graph, bounds, group)
+    order = SeedOrder(graph, 11, 7, bounds, group.rank, store)
+    sampler = sampler_class(graph, (3, 2), 7, negatives="uniform", num_negatives=2, store=store)
+    return PrefetchLoader(order, sampler, 0, 40, threads=threads, prefetch=2)
+
+
+def flat(batch: MiniBatch) -> list[np.ndarray]:
+    assert batch.negative_index is not None
+    arrays = [batch.nodes, batch.user_index, batch.item_index, batch.negative_index, batch.node_type, batch.stable_id]
+    return arrays + [a for b in batch.blocks for a in (b.indptr, b.indices, b.degree)]
+
+
+class Broken(NeighborSampler):
+    """Fails at step 5."""
+
+    def sample(self, seeds: SeedEdges | np.ndarray, step: int) -> MiniBatch:
+        if step == 5:
+            raise ZeroDivisionError("a mistake in the sampler")
+        return super().sample(seeds, step)
+
+
+def count(group: WorkerGroup, folder: Path) -> None:
+    """One step of the square."""
+    graphs, book = square()
+    config = small_config("sampler.fanout=2", "train.batch_size=4", "sampler.exclude_targets=false", "model.dim=3")
+    trainer = small_trainer(config, folder, graphs[1 + group.rank], group, book.worker_bounds(W))
+    trainer.train_step(batch_of(trainer, 0))
+    # In: items of the step, one hop. float64 rows of width 3: 24 bytes.
+    # The share is (user, both items): 2 items told; one item is the other's, its id is asked for, and its 2 users come
+    # as an answer; as much is answered. A frontier's size is 8 bytes, an id in a request or an answer 4.
+    assert trainer.totals.traffic.bytes == {
+        "topology": 2 * 4 + 8 + 1 * 4 + 2 * 4,
+        "rows": 8 + 2 * 8 + 2 * 24,  # how many, two ids (the other user and item), and the same two rows answered
+        "gradients": 2 * 24,
+        "gathered": 2 * 24 + 2 * 24,  # its own two outputs, and the gradients of the other's two
+    }
+    assert trainer.totals.traffic.messages == {"topology": 1 + 3, "rows": 3, "gradients": 1, "gathered": 2}
+
+
+def agree(group: WorkerGroup, folder: Path) -> None:
+    """Minibatches are those of a worker that holds everything, also after leaving early."""
+    graphs, book = larger()
+    for threads in (1, 3):
+        ours = loader_of(graphs[1 + group.rank], book, group, threads)
+        theirs = loader_of(graphs[0], book, group, 1)
+        for stop in (6, 40):
+            seen = 0
+            for a, b in zip(ours, theirs, strict=True):
+                assert all((x == y).all() for x, y in zip(flat(a), flat(b), strict=True))
+                seen += 1
+                if seen == stop:
+                    break
+            assert seen == stop
+
+
+def one_fails(group: WorkerGroup, folder: Path) -> None:
+    """The sampler of rank 1 fails: it says why, and the other one ends too."""
+    graphs, book = larger()
+    kind = Broken if group.rank == 1 else NeighborSampler
+    loader = loader_of(graphs[1 + group.rank], book, group, 3, kind)
+    with pytest.raises(WorkerError, match="a mistake in the sampler" if group.rank == 1 else "worker 0, sampling"):
+        list(loader)
+
+
+def one_is_silent(group: WorkerGroup, folder: Path) -> None:
+    """Rank 1 samples nothing: rank 0 gives up after the group's timeout."""
+    graphs, book = larger()
+    loader = loader_of(graphs[1 + group.rank], book, group, 1)
+    if group.rank == 1:
+        while not (folder / "done").exists():
+            time.sleep(0.05)
+        return
+    started = time.monotonic()
+    with pytest.raises(WorkerError, match="worker 0, sampling"):
+        list(loader)
+    assert time.monotonic() - started < 30
+    (folder / "done").touch()
+
+
+CASES = {
+    "count": (count, 60.0),
+    "agree": (agree, 60.0),
+    "one fails": (one_fails, 60.0),
+    "one is silent": (one_is_silent, 8.0),
+}
+
+
+def worker(rank: int, name: str, folder: Path) -> None:
+    case, timeout = CASES[name]
+    case(WorkerGroup.join(rank, W, init_method=f"file://{folder}/meet", timeout_seconds=timeout), folder)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_workers(tmp_path: Path, name: str) -> None:
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=worker, args=(rank, name, tmp_path)) for rank in range(W)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=100)
+        if process.is_alive():
+            process.kill()
+    assert [process.exitcode for process in processes] == [0, 0]
