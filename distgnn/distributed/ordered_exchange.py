@@ -20,6 +20,7 @@ import torch.distributed as dist
 
 from distgnn.types import WorkerError
 
+_GRACE_SECONDS = 5.0
 Arrived = tuple[np.ndarray, list[int]]  # values in rank order, and how many came from each worker
 
 
@@ -93,9 +94,10 @@ class OrderedExchange:
             self._changed.notify_all()
 
     def join(self) -> None:
-        """Wait for the last exchange; calls are then the caller's own again. After an error nobody is waited for."""
-        if self._thread is not None and self._error is None:
-            self._thread.join()
+        """Wait for the last exchange; calls are then the caller's own again. After an error the wait is short."""
+        if self._thread is not None:
+            # A process that ends while the thread is within a collective is aborted, and its own error is lost.
+            self._thread.join(None if self._error is None else _GRACE_SECONDS)
         self._thread = self._turns = None
 
     def fail(self, error: BaseException) -> None:
