@@ -117,7 +117,7 @@ def workers_at(monkeypatch: pytest.MonkeyPatch, hosts: list[float], free: list[f
         return table.reshape(-1).tolist()
 
     monkeypatch.setattr(WorkerGroup, "sum_floats", told)
-    monkeypatch.setattr(storage, "available_memory", lambda: free[0])
+    monkeypatch.setattr(resources, "available_memory", lambda: free[0])
 
 
 @pytest.mark.parametrize(
