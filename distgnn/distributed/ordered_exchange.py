@@ -20,7 +20,7 @@ import torch.distributed as dist
 
 from distgnn.types import WorkerError
 
-_GRACE_SECONDS = 5.0
+_GRACE_SECONDS = 30.0
 Arrived = tuple[np.ndarray, list[int]]  # values in rank order, and how many came from each worker
 
 

@@ -98,7 +98,7 @@ def count(group: WorkerGroup, folder: Path) -> None:
         "gradients": 2 * 24,
         "gathered": 2 * 24 + 2 * 24,  # its own two outputs, and the gradients of the other's two
     }
-    assert trainer.totals.traffic.messages == {"topology": 1 + 3, "rows": 3, "gradients": 1, "gathered": 2}
+    assert trainer.totals.traffic.exchanges == {"topology": 1 + 3, "rows": 3, "gradients": 1, "gathered": 2}
 
 
 def agree(group: WorkerGroup, folder: Path) -> None:

@@ -130,6 +130,7 @@ def test_rows_gradients_and_outputs_by_hand(results: dict[str, list[dict[str, An
     }.get(case, (0, 0))
     assert total["gathered"] == gathered
     assert found[0]["exchanges"] == {
+        "topology": 0,
         "rows": 3 * STEPS,
         "gradients": 3 * STEPS if hot else STEPS,
         "gathered": gathers * STEPS,
