@@ -115,6 +115,23 @@ def exists(uri: str) -> bool:
         return bool(found.exists(path))
 
 
+def names_in(uri: str) -> list[str]:
+    """Names of the files and folders in a folder, ascending; none where there is no such folder."""
+    found, path = filesystem(uri)
+    with _reading(uri):
+        found.invalidate_cache()  # other processes write too
+        if not found.isdir(path):
+            return []
+        return sorted({entry.rstrip("/").rsplit("/", 1)[-1] for entry in found.ls(path, detail=False)})
+
+
+def remove_file(uri: str) -> None:
+    """Remove a file; one that is not there is no mistake."""
+    found, path = filesystem(uri)
+    with writing(uri), suppress(FileNotFoundError):
+        found.rm_file(path)
+
+
 def read_bytes(uri: str) -> bytes:
     """The content of a file.
 

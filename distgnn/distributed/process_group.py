@@ -138,6 +138,17 @@ class WorkerGroup:
         dist.broadcast(tensor, src=0, group=self.cpu)
         return int(tensor.item())
 
+    def share_text(self, text: str) -> str:
+        """Rank 0's text, at every worker."""
+        if self.size == 1:
+            return text
+        content = torch.tensor(list(text.encode()), dtype=torch.uint8)
+        size = self.decide(len(content))
+        if self.rank != 0:
+            content = torch.empty(size, dtype=torch.uint8)
+        dist.broadcast(content, src=0, group=self.cpu)
+        return bytes(content.tolist()).decode()
+
     def announce(self, figures: dict[str, Any]) -> None:
         """Tell the listeners (see `progress_to`) where the job stands; every worker calls it."""
         for listener in _listeners:

@@ -1,14 +1,18 @@
 """Checkpoints by stable id: dense state, one shard file a worker, manifest last; loads at any number of workers.
 
 RUN/checkpoints/step-<n>-<phase>/ holds dense.safetensors (parameters and optimizer state), shard-<rank>.safetensors
-(`node_type`, `stable_id`, `weight`, `moment0`, `moment1`) and manifest.json with their sha256.
+(`node_type`, `stable_id`, `weight`, `moment0`, `moment1`) and manifest.json with their sha256 and its own. `unfinished`
+is there while the others are being written: a folder with it and without a manifest is what a stop has left.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
+import re
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,46 +30,170 @@ from distgnn.graph import Topology
 from distgnn.training.inference import OwnNodes
 from distgnn.types import UserError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_UNFINISHED = "unfinished"
+_FOLDER = re.compile(r"step-(\d+)-(fit|full)")
 
 
 @dataclass(frozen=True)
-class CheckpointInfo:
-    """A checkpoint that has a manifest.
+class CheckpointFolder:
+    """A checkpoint's folder, whatever its state.
 
     Attributes:
-        uri: its folder. step: steps done in the phase. phase: fit or full. manifest: all of it.
+        uri: of the folder. step: steps done in the phase. phase: fit or full.
     """
 
     uri: str
     step: int
     phase: str
+
+    @property
+    def name(self) -> str:
+        """The folder's last component."""
+        return self.uri.rsplit("/", 1)[-1]
+
+    @property
+    def order(self) -> tuple[bool, int]:
+        """Later checkpoints of a run are greater (full comes after fit)."""
+        return self.phase == "full", self.step
+
+
+@dataclass(frozen=True)
+class CheckpointInfo(CheckpointFolder):
+    """A checkpoint with a sound manifest.
+
+    Attributes:
+        manifest: all of it.
+    """
+
     manifest: dict[str, Any]
 
 
-def list_checkpoints(run: str) -> list[CheckpointInfo]:
-    """Finished checkpoints of a run, oldest first (fit before full)."""
+def checkpoint_folders(run: str) -> list[CheckpointFolder]:
+    """Folders of a run's checkpoints, whatever their state, oldest first."""
     folder = storage.join(run, "checkpoints")
-    if not storage.exists(folder):
-        return []
-    fs, path = storage.filesystem(folder)
     found = []
-    for entry in fs.ls(path, detail=False):
-        uri = storage.join(folder, entry.rstrip("/").rsplit("/", 1)[-1])
-        if storage.exists(storage.join(uri, "manifest.json")):
-            manifest = storage.read_json(storage.join(uri, "manifest.json"))
-            found.append(CheckpointInfo(uri, manifest["step"], manifest["phase"], manifest))
-    return sorted(found, key=lambda c: (c.phase == "full", c.step))
+    for name in storage.names_in(folder):
+        match = _FOLDER.fullmatch(name)
+        if match:
+            found.append(CheckpointFolder(storage.join(folder, name), int(match[1]), match[2]))
+    return sorted(found, key=lambda c: c.order)
 
 
-def remove_checkpoint(info: CheckpointInfo) -> None:
+def list_checkpoints(run: str) -> list[CheckpointInfo]:
+    """A run's checkpoints with sound manifests, oldest first; their other files are not looked at."""
+    found = []
+    for folder in checkpoint_folders(run):
+        with suppress(_DamagedError):
+            found.append(_open(folder))
+    return found
+
+
+def choose_checkpoint(
+    run: str, group: WorkerGroup, only: tuple[str, int] | None = None
+) -> tuple[CheckpointInfo | None, list[str]]:
+    """The newest intact checkpoint of a run, every file's hash compared; a collective, the same at every worker.
+
+    Args:
+        only: phase and step of the one to look at, where no other will do.
+
+    Returns:
+        The checkpoint, None where none was ever finished; and a sentence for each newer one that is not intact.
+
+    Raises:
+        UserError: all that were finished are damaged (not with `only`), or the store cannot be read; at every worker.
+    """
+    answer: dict[str, Any] = {}
+    if group.rank == 0:
+        try:
+            answer = _choose(run, only)
+        except UserError as error:
+            answer = {"error": str(error)}
+    answer = json.loads(group.share_text(json.dumps(answer)))
+    if "error" in answer:
+        raise UserError(answer["error"])
+    chosen = answer["chosen"]
+    return CheckpointInfo(**chosen) if chosen else None, answer["faults"]
+
+
+def _choose(run: str, only: tuple[str, int] | None) -> dict[str, Any]:
+    """What `choose_checkpoint` tells the workers."""
+    faults, finished = [], False
+    for folder in reversed(checkpoint_folders(run)):
+        if only is not None and (folder.phase, folder.step) != only:
+            continue
+        try:
+            info = _open(folder)
+            _verify(info)
+        except _DamagedError as error:
+            faults.append(str(error))
+            finished |= error.finished
+        else:
+            return {"chosen": vars(info), "faults": faults}
+    if finished and only is None:
+        raise UserError(
+            f"{run}: none of its checkpoints is intact ({'; '.join(faults)}): restore the files, or choose another "
+            "run.out to train from the start"
+        )
+    return {"chosen": None, "faults": faults}
+
+
+class _DamagedError(UserError):
+    """Not a whole checkpoint; `finished`: it was one."""
+
+    def __init__(self, message: str, *, finished: bool = True) -> None:
+        super().__init__(message)
+        self.finished = finished
+
+
+def _open(folder: CheckpointFolder) -> CheckpointInfo:
+    """The checkpoint in a folder; its manifest is sound."""
+    uri = storage.join(folder.uri, storage.MANIFEST)
+    if not storage.exists(uri):
+        if storage.exists(storage.join(folder.uri, _UNFINISHED)):
+            raise _DamagedError(f"{folder.uri}: was being written when the run stopped", finished=False)
+        raise _DamagedError(f"{uri}: missing")
+    content = storage.read_bytes(uri)
+    try:
+        manifest = json.loads(content)
+    except ValueError:
+        manifest = None
+    if not isinstance(manifest, dict) or manifest.get("sha256") != _own_hash(manifest):
+        raise _DamagedError(f"{uri}: altered or truncated, or written by another version of distgnn")
+    if manifest["format_version"] != FORMAT_VERSION:
+        raise UserError(
+            f"{uri}: of format {manifest['format_version']}, this distgnn reads {FORMAT_VERSION}; "
+            "use the version that wrote it"
+        )
+    return CheckpointInfo(folder.uri, folder.step, folder.phase, manifest)
+
+
+def _own_hash(manifest: dict[str, Any]) -> str:
+    content = {key: value for key, value in manifest.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _verify(info: CheckpointInfo) -> None:
+    """Refuse a checkpoint with a file that is missing, truncated or altered."""
+    for name, digest in sorted(info.manifest["files"].items()):
+        uri = storage.join(info.uri, name)
+        if not storage.exists(uri):
+            raise _DamagedError(f"{uri}: missing")
+        if storage.sha256_of(uri) != digest:
+            raise _DamagedError(f"{uri}: altered or truncated (its sha256 is not the manifest's)")
+
+
+def remove_checkpoint(folder: CheckpointFolder) -> None:
     """Delete a checkpoint, its manifest first."""
-    fs, path = storage.filesystem(info.uri)
-    fs.rm_file(storage.join(path, "manifest.json"))
-    if storage.is_local(info.uri):
-        shutil.rmtree(storage.local_path(info.uri), ignore_errors=True)
+    fs, path = storage.filesystem(folder.uri)
+    with suppress(FileNotFoundError):
+        fs.rm_file(storage.join(path, storage.MANIFEST))
+    if storage.is_local(folder.uri):
+        shutil.rmtree(storage.local_path(folder.uri), ignore_errors=True)
     else:
-        fs.rm(path, recursive=True)
+        fs.invalidate_cache()
+        with suppress(FileNotFoundError):
+            fs.rm(path, recursive=True)
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer | None) -> Iterator[tuple[str, torch.Tensor]]:
@@ -90,6 +218,10 @@ def save_checkpoint(
 ) -> None:
     """Write one checkpoint; a collective. `facts` (JSON) go into the manifest: dataset hash, schedule state, model."""
     uri = storage.join(run, "checkpoints", f"step-{step:08d}-{phase}")
+    if group.rank == 0:
+        remove_checkpoint(CheckpointFolder(uri, step, phase))  # a damaged one, or one with more shards
+        storage.write_bytes(storage.join(uri, _UNFINISHED), b"")
+    group.barrier()
     tensors = {
         "node_type": torch.from_numpy(own.node_type),
         "stable_id": torch.from_numpy(own.stable_id),
@@ -117,16 +249,16 @@ def save_checkpoint(
             "files": {line[64:].strip(): line[:64] for line in lines},
             **facts,
         }
-        storage.write_json(storage.join(uri, "manifest.json"), manifest)
+        manifest = json.loads(json.dumps(manifest))  # as a reader sees it, for the hash
+        storage.write_json(storage.join(uri, storage.MANIFEST), {**manifest, "sha256": _own_hash(manifest)})
+        storage.remove_file(storage.join(uri, _UNFINISHED))
     group.barrier()
 
 
 def _read(info: CheckpointInfo, name: str) -> dict[str, torch.Tensor]:
     content = storage.read_bytes(storage.join(info.uri, name))
     if hashlib.sha256(content).hexdigest() != info.manifest["files"][name]:
-        raise UserError(
-            f"{info.uri}/{name}: altered or truncated (its sha256 is not the manifest's); remove this checkpoint"
-        )
+        raise UserError(f"{info.uri}/{name}: altered or truncated (its sha256 is not the manifest's)")
     try:
         result: dict[str, torch.Tensor] = load_tensors(content)
     except SafetensorError as error:

@@ -63,6 +63,10 @@ class Recorder:
         if self.active:
             print(text, file=sys.stderr, flush=True)
 
+    def warn(self, text: str) -> None:
+        """A line on what is amiss, said also where `say` is silent."""
+        self.say(text)
+
 
 def _line(record: dict[str, Any]) -> str:
     return json.dumps(record) + "\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Any
 
@@ -12,7 +13,7 @@ from distgnn.distributed.device_memory import free_bytes
 from distgnn.distributed.process_group import WorkerGroup
 from distgnn.distributed.traffic import Traffic
 from distgnn.partition.dataset import PreparedDataset
-from distgnn.training.checkpoint import CheckpointInfo, list_checkpoints
+from distgnn.training.checkpoint import CheckpointInfo, choose_checkpoint
 from distgnn.training.export import write_embeddings
 from distgnn.training.facts import ranking_facts, run_facts
 from distgnn.training.memory import choose_topology, place_tables, topology_statement
@@ -24,9 +25,10 @@ from distgnn.types import UserError
 def run_worker(config: Config, run: str, dataset: PreparedDataset, group: WorkerGroup) -> dict[str, Any]:
     """Train as the config says; every worker calls it. Returns the report (rank 0's is the one to write)."""
     started = time.perf_counter()
-    last = _last_checkpoint(run) if config.run.resume else None
+    last, faults = choose_checkpoint(run, group) if config.run.resume else (None, [])
     keep = _records_until(run, last)
     recorder = Recorder(run, tensorboard=config.run.tensorboard, active=group.rank == 0, keep=keep)
+    _say_faults(recorder, last, faults)
     phase = "fit" if config.train.max_steps else config.train.phase
     trainers = []
     epochs = config.train.epochs
@@ -87,7 +89,7 @@ def _make(
             "its edges are not sampled from: lower train.batch_size"
         )
     if last is not None:
-        recorder.say(f"going on from {phase} step {last.step} on {group.size} workers")
+        recorder.say(f"going on from {phase} step {last.step} on {_count(group.size, 'worker')}")
     recorder.say(placement.statement)
     recorder.say(f"{phase}: {topology_statement(topology, group)}")
     return trainer
@@ -147,9 +149,15 @@ def evaluate_trainer(
     return report
 
 
-def _last_checkpoint(run: str) -> CheckpointInfo | None:
-    found = list_checkpoints(run)
-    return found[-1] if found else None
+def _say_faults(recorder: Recorder, last: CheckpointInfo | None, faults: list[str]) -> None:
+    """A line for each checkpoint that had to be passed over."""
+    instead = f"{last.name} is taken instead" if last else "no checkpoint was finished before it"
+    for fault in faults:
+        recorder.warn(f"{fault}: {instead}")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _records_until(run: str, last: CheckpointInfo | None) -> list[dict[str, Any]]:
@@ -167,11 +175,11 @@ def evaluate_worker(config: Config, run: str, dataset: PreparedDataset, group: W
     """Evaluate a run's last checkpoint (the final fit's where there is one); every worker calls it."""
     started = time.perf_counter()
     split = config.evaluate.split
-    found = list_checkpoints(run)
-    if not found:
+    last, faults = choose_checkpoint(run, group)
+    if last is None:
         raise UserError(f"{run}: the run has no checkpoint; train it first")
-    last = found[-1]
-    recorder = _Quiet()
+    recorder = _Quiet(group)
+    _say_faults(recorder, last, faults)
     trainer = _make(config, run, dataset, last.phase, group, recorder, last)
     if split == "test" and last.phase == "fit":
         raise UserError(
@@ -185,8 +193,14 @@ def evaluate_worker(config: Config, run: str, dataset: PreparedDataset, group: W
 
 
 class _Quiet(Recorder):
-    """A recorder that writes nothing."""
+    """A recorder that writes nothing and only warns."""
 
-    def __init__(self) -> None:
+    def __init__(self, group: WorkerGroup) -> None:
         self.active = False
         self.records = []
+        self._warns = group.rank == 0
+
+    def warn(self, text: str) -> None:
+        """A line on what is amiss."""
+        if self._warns:
+            print(text, file=sys.stderr, flush=True)

@@ -25,8 +25,10 @@ from distgnn.nn.model import GraphRecommender
 from distgnn.sampler import NeighborSampler, SeedOrder, store_of
 from distgnn.timing import StageClock
 from distgnn.training.checkpoint import (
+    CheckpointFolder,
     CheckpointInfo,
-    list_checkpoints,
+    checkpoint_folders,
+    choose_checkpoint,
     load_checkpoint,
     remove_checkpoint,
     save_checkpoint,
@@ -332,25 +334,37 @@ class PhaseTrainer:
             facts,
         )
         if self.group.rank == 0:
-            best = self.schedule.best_epoch * self.order.steps_per_epoch
-            own = [c for c in list_checkpoints(self.run) if c.phase == self.phase]
-            for info in own[: -self.config.train.keep_checkpoints]:
-                if info.step != best or self.phase == "full":
-                    remove_checkpoint(info)
+            self._drop_checkpoints()
         self.group.barrier()
         self.group.announce(
             {"phase": self.phase, "step": self.step, "epoch": facts["epoch"], "loss": self.loss, **self.validated}
         )
 
+    def _drop_checkpoints(self) -> None:
+        """Remove what is not to be kept, and what an earlier attempt left beyond this step."""
+        now = CheckpointFolder("", self.step, self.phase).order
+        best = self.schedule.best_epoch * self.order.steps_per_epoch
+        folders = checkpoint_folders(self.run)
+        own = [c for c in folders if c.phase == self.phase and c.order <= now]
+        old = [c for c in own[: -self.config.train.keep_checkpoints] if c.step != best or self.phase == "full"]
+        for folder in [*old, *(c for c in folders if c.order > now)]:
+            remove_checkpoint(folder)
+
     def restore_best(self) -> None:
-        """Go back to the best validated epoch, where it is not the last one."""
+        """Go back to the best validated epoch, where it is not the last one; a collective.
+
+        Where its checkpoint is damaged or gone, the trainer stays at the last one and says so.
+        """
         best = self.schedule.best_epoch * self.order.steps_per_epoch
         if best and best != self.step:
-            found = [c for c in list_checkpoints(self.run) if c.phase == self.phase and c.step == best]
-            if found:
-                schedule = self.schedule
-                self.resume(found[0])
-                self.schedule = schedule
+            found, faults = choose_checkpoint(self.run, self.group, only=(self.phase, best))
+            if found is None:
+                why = "; ".join(faults) or "its checkpoint is gone"
+                self.recorder.warn(f"the best step, {best}, cannot be had ({why}): step {self.step} is taken instead")
+                return
+            schedule = self.schedule
+            self.resume(found)
+            self.schedule = schedule
 
 
 class _Window:

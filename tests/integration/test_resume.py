@@ -12,10 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from distgnn import storage
 from distgnn.config import load_config
 from distgnn.training.checkpoint import list_checkpoints
 from distgnn.training.launch import run_training
 from distgnn.types import UserError
+from tests.moto_server import s3_bucket, s3_server
+
+__all__ = ["s3_bucket", "s3_server"]
 
 COMMON = [
     "partition.parts=2",
@@ -134,7 +138,65 @@ def test_resume_without_a_checkpoint_starts_again(log: Path, tmp_path: Path) -> 
     assert curve(tmp_path / "run") == before
 
 
-def test_a_run_in_the_way_another_dataset_and_an_altered_shard_are_refused(log: Path, tmp_path: Path) -> None:
+def flip_bit(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_from_the_checkpoint_before_a_damaged_one(
+    log: Path, tmp_path: Path, workers: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    options = ("train.max_steps=20", "train.checkpoint_every=8", "train.keep_checkpoints=9")
+    train(log, tmp_path / "run", *options, f"cluster.workers={workers}")
+    before = records(tmp_path / "run")
+    folder = tmp_path / "run" / "checkpoints"
+    flip_bit(folder / "step-00000020-fit" / f"shard-{workers - 1:04d}.safetensors")
+    (folder / "step-00000016-fit" / "dense.safetensors").unlink()
+    train(log, tmp_path / "run", *options, f"cluster.workers={workers}", "run.resume=true")
+    said = capfd.readouterr().err
+    shard = folder / "step-00000020-fit" / f"shard-{workers - 1:04d}.safetensors"
+    assert f"{shard}: altered or truncated" in said
+    assert f"{folder}/step-00000016-fit/dense.safetensors: missing: step-00000008-fit is taken instead" in said
+    assert "going on from fit step 8 on" in said
+    after = records(tmp_path / "run")
+    assert [r.get("loss") for r in after] == [r.get("loss") for r in before]
+    assert [a["seconds"] == b["seconds"] for a, b in zip(after, before, strict=True)][:8] == [True] * 8
+    assert any(a["seconds"] != b["seconds"] for a, b in zip(after[8:], before[8:], strict=True))
+    assert [c.step for c in list_checkpoints(str(tmp_path / "run"))] == [8, 16, 20]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_damaged_checkpoints_alone_are_refused_and_the_run_stays_as_it_was(
+    log: Path, tmp_path: Path, workers: int
+) -> None:
+    run = tmp_path / "run"
+    train(log, run, "train.max_steps=4")
+    (shard,) = run.rglob("shard-0000.safetensors")
+    flip_bit(shard)
+    kept = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    with pytest.raises(UserError, match=r"none of its checkpoints is intact \(.*shard-0000\.safetensors: altered"):
+        train(log, run, "train.max_steps=8", "run.resume=true", f"cluster.workers={workers}")
+    assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == kept
+
+
+def test_a_run_on_an_object_store_goes_on_from_what_is_intact(log: Path, tmp_path: Path, s3_bucket: str) -> None:
+    whole, run = tmp_path / "whole", f"{s3_bucket}/runs/cut"
+    options = (f"data.input={log}", *COMMON, "train.checkpoint_every=5")
+    run_training(load_config(None, [*options, f"run.out={whole}", "train.max_steps=14"]))
+    run_training(load_config(None, [*options, f"run.out={run}", "train.max_steps=10", "cluster.workers=2"]))
+    newest = list_checkpoints(run)[-1]
+    storage.remove_file(f"{newest.uri}/shard-0001.safetensors")
+    again = [f"run.out={run}", "train.max_steps=14", "run.resume=true"]
+    run_training(load_config(None, [*options, *again]))
+    lines = storage.read_bytes(f"{run}/metrics.jsonl").decode().splitlines()
+    losses = {r["step"]: r["loss"] for r in map(json.loads, lines) if "loss" in r}
+    assert len(losses) == 14
+    assert losses == pytest.approx(curve(whole), rel=1e-6)
+
+
+def test_a_run_in_the_way_and_another_dataset_are_refused(log: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     train(log, run, "train.max_steps=4")
     kept = (run / "metrics.jsonl").read_bytes()
@@ -143,12 +205,6 @@ def test_a_run_in_the_way_another_dataset_and_an_altered_shard_are_refused(log: 
     other = write_log(tmp_path / "other.parquet", 1)
     with pytest.raises(UserError, match="belong to another dataset"):
         train(other, run, "train.max_steps=8", "run.resume=true")
-    (shard,) = run.rglob("shard-0000.safetensors")
-    content = bytearray(shard.read_bytes())
-    content[len(content) // 2] ^= 1
-    shard.write_bytes(content)
-    with pytest.raises(UserError, match=r"shard-0000\.safetensors.*altered or truncated"):
-        train(log, run, "train.max_steps=8", "run.resume=true")
     assert (run / "metrics.jsonl").read_bytes() == kept
 
 

@@ -59,6 +59,16 @@ def test_bytes_and_json_come_back(root: str) -> None:
     assert storage.local_copy(uri).read_bytes() == b"other"
 
 
+def test_names_in_a_folder_and_removing_a_file(root: str) -> None:
+    assert storage.names_in(storage.join(root, "runs")) == []
+    for name in ("b", "a/deep"):
+        storage.write_bytes(storage.join(root, "runs", name), b"x")
+    assert storage.names_in(storage.join(root, "runs")) == ["a", "b"]
+    for _ in range(2):
+        storage.remove_file(storage.join(root, "runs", "b"))
+    assert storage.names_in(storage.join(root, "runs")) == ["a"]
+
+
 def test_missing_and_damaged_files_are_named(root: str) -> None:
     uri = storage.join(root, "absent.json")
     for read in (storage.read_bytes, storage.read_json, storage.sha256_of, storage.size_of, storage.local_copy):
