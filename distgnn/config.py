@@ -89,7 +89,7 @@ class DataConfig:
 class PartitionConfig:
     """How the graph is cut."""
 
-    parts: int = 0  # 0: as many as cluster.workers
+    parts: int = 0  # 0: as many as cluster.workers, at the most
     method: str = "metis"  # metis: few edges between partitions; random: by stable id
     balance: str = "both"  # METIS node weights: nodes (1), edges (degree), both (their mean)
     memory_gib: float = 0.0  # METIS falls back to `random` above it; 0: what the machine has free
@@ -308,7 +308,7 @@ class BaselinesConfig:
 class ClusterConfig:
     """Workers and what each of them may use."""
 
-    workers: int = 1  # processes
+    workers: int | tuple[int, ...] = 1  # processes; [min, max]: as many as there is room for, at each (re)start
     threads_per_worker: int = 0  # 0: the machine's cores shared out
     use_gpu: bool = False  # NCCL and CUDA devices instead of gloo and the CPU; not tested on real GPUs yet
     tables: str = "auto"  # embedding rows and moments: device (GPU), host, or auto: on the GPUs where they fit
@@ -318,9 +318,12 @@ class ClusterConfig:
     timeout_seconds: float = 600.0  # a collective that waits longer ends the run
     max_failures: int = 3  # Ray: restarts from the last checkpoint after a worker's death
     wait_seconds: float = 3600.0  # Ray: how long to wait for CPUs and GPUs that other jobs hold
+    resize_seconds: float = 60.0  # Ray, workers = [min, max]: how often a running job looks for room for another number
 
     def __post_init__(self) -> None:
-        _at_least("cluster", "workers", self.workers, 1)
+        if isinstance(self.workers, tuple) and (len(self.workers) != 2 or self.workers[0] > self.workers[1]):
+            raise UserError(f"config: cluster.workers = {list(self.workers)} must be a number or [min, max]")
+        _at_least("cluster", "workers", self.min_workers, 1)
         _at_least("cluster", "threads_per_worker", self.threads_per_worker, 0)
         _one_of("cluster", "tables", self.tables, ("auto", "device", "host"))
         if self.tables == "device" and not self.use_gpu:
@@ -331,6 +334,7 @@ class ClusterConfig:
             raise UserError(f"config: cluster.hot_rows = {self.hot_rows} must be a whole number, or a share below 1")
         _at_least("cluster", "max_failures", self.max_failures, 0)
         _at_least("cluster", "wait_seconds", self.wait_seconds, 0.0)
+        _at_least("cluster", "resize_seconds", self.resize_seconds, 0.0)
         if not self.timeout_seconds > 0:
             raise UserError(f"config: cluster.timeout_seconds = {self.timeout_seconds} must be positive")
 
@@ -339,6 +343,20 @@ class ClusterConfig:
         if self.hot_rows < 1:
             return int(self.hot_rows * n_nodes)
         return min(int(self.hot_rows), n_nodes)
+
+    @property
+    def min_workers(self) -> int:
+        """The fewest to start with."""
+        return self.workers[0] if isinstance(self.workers, tuple) else self.workers
+
+    @property
+    def max_workers(self) -> int:
+        """The most to start with."""
+        return self.workers[1] if isinstance(self.workers, tuple) else self.workers
+
+    def fitting_workers(self, room: int) -> int:
+        """Workers to start where there is room for so many; never fewer than the minimum."""
+        return min(max(room, self.min_workers), self.max_workers)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -376,9 +394,9 @@ class Config:
     recommend: RecommendConfig = field(default_factory=RecommendConfig)
 
     def __post_init__(self) -> None:
-        if self.partition.parts and self.cluster.workers > self.partition.parts:
+        if self.partition.parts and self.cluster.max_workers > self.partition.parts:
             raise UserError(
-                f"config: cluster.workers = {self.cluster.workers} is more than partition.parts = "
+                f"config: cluster.workers = {self.cluster.max_workers} is more than partition.parts = "
                 f"{self.partition.parts}; every worker needs a partition: raise parts or lower workers"
             )
 
@@ -391,7 +409,7 @@ class Config:
     @property
     def parts(self) -> int:
         """Number of partitions, `partition.parts = 0` resolved."""
-        return self.partition.parts or self.cluster.workers
+        return self.partition.parts or self.cluster.max_workers
 
     def for_edges(self, n_fit: int) -> Config:
         """`train.batch_size = 0` and `distill.batch_size = 0` resolved for a graph of so many fit edges."""
@@ -414,6 +432,9 @@ class Config:
         return tomli_w.dumps(self.to_dict())
 
 
+_COUNT_OR_LIST = int | tuple[int, ...]
+
+
 def _nearest(word: str, known: list[str]) -> str:
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.4)
     return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(known)}"
@@ -421,6 +442,8 @@ def _nearest(word: str, known: list[str]) -> str:
 
 def _coerce(where: str, annotation: Any, value: Any) -> Any:
     """Check a TOML value against a field's type; ints pass as floats, lists as tuples."""
+    if annotation == _COUNT_OR_LIST:
+        annotation = int if isinstance(value, int) else tuple[int, ...]
     if typing.get_origin(annotation) is tuple:
         element = typing.get_args(annotation)[0]
         if isinstance(value, str):
@@ -472,7 +495,8 @@ def _apply_overrides(values: dict[str, Any], overrides: list[str]) -> None:
         annotation = _field_type(section, name)
         if annotation is str and not isinstance(value, str):
             value = raw
-        if typing.get_origin(annotation) is tuple and isinstance(value, str):
+        is_list = typing.get_origin(annotation) is tuple or annotation == _COUNT_OR_LIST
+        if is_list and isinstance(value, str):
             value = _parse_list(value)
         values.setdefault(section, {})[name] = value
 

@@ -7,6 +7,7 @@ import dataclasses
 import inspect
 import json
 import textwrap
+import types
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -87,6 +88,8 @@ def _allowed(source: str) -> dict[str, str]:
 def _kind(annotation: Any) -> str:
     if typing.get_origin(annotation) is tuple:
         return f"list of {_kind(typing.get_args(annotation)[0])}"
+    if isinstance(annotation, types.UnionType):
+        return " or ".join(_kind(kind) for kind in typing.get_args(annotation))
     return {"str": "text", "int": "integer", "float": "number", "bool": "true or false"}[annotation.__name__]
 
 

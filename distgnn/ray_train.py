@@ -19,7 +19,8 @@ import torch.distributed as dist
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray.exceptions import RayError
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
-from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
 from distgnn import ray_probe, storage
 from distgnn.config import ClusterConfig, Config, config_from_dict
@@ -36,6 +37,9 @@ _PASSED_ON = ("DISTGNN_CACHE", "NUMBA_CACHE_DIR", "AWS_ENDPOINT_URL", "AWS_DEFAU
 def on_ray_workers(job: str, config: Config, run: str, dataset: PreparedDataset) -> Report:
     """Run a job on `cluster.workers` workers of the Ray cluster; rank 0's report.
 
+    With a range Ray starts as many as its nodes hold, at every attempt anew, and looks every `cluster.resize_seconds`
+    whether another number has become possible.
+
     Raises:
         UserError: no cluster, a wrong token, fewer CPUs or GPUs than asked for, or a mistake that a worker has met.
         WorkerError: a worker died more often than `cluster.max_failures`.
@@ -49,32 +53,66 @@ def on_ray_workers(job: str, config: Config, run: str, dataset: PreparedDataset)
     _wait_until_free(cluster, per_worker)
     mailbox = _Mailbox.options(num_cpus=0).remote()  # type: ignore[attr-defined]
     threads = int(per_worker["CPU"])
-    trainer = TorchTrainer(
-        _work,
-        train_loop_config={
-            "job": job,
-            # An attempt after a failure goes on from the run's last checkpoint; the first one of a new run finds none.
-            "config": dataclasses.replace(config, run=dataclasses.replace(config.run, resume=True)).to_dict(),
-            "run": storage.from_anywhere(run),
-            "dataset": storage.from_anywhere(dataset.path),
-            "threads": threads,
-            "mailbox": mailbox,
-        },
-        torch_config=TorchConfig(timeout_s=max(1, int(cluster.timeout_seconds))),
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=cluster.workers, use_gpu=cluster.use_gpu, resources_per_worker=per_worker
-        ),
-        run_config=_run_config(run, cluster, threads),
-    )
-    try:
-        outcome = trainer.fit().return_value
-    except TrainingFailedError as error:
-        message = ray.get(mailbox.message.remote())
-        raise UserError(message) if message else _worker_error(error, cluster.max_failures) from None
+    task = {
+        "job": job,
+        # An attempt after a failure goes on from the run's last checkpoint; the first one of a new run finds none.
+        "config": dataclasses.replace(config, run=dataclasses.replace(config.run, resume=True)).to_dict(),
+        "run": storage.from_anywhere(run),
+        "dataset": storage.from_anywhere(dataset.path),
+        "threads": threads,
+        "mailbox": mailbox,
+    }
+    outcome = _fit(task, cluster, per_worker, _run_config(run, cluster, threads))
     if "mistake" in outcome:
         raise UserError(outcome["mistake"])
     report: Report = outcome["report"]
     return report
+
+
+def _fit(
+    task: dict[str, Any], cluster: ClusterConfig, per_worker: dict[str, float], run_config: ray.train.RunConfig
+) -> dict[str, Any]:
+    """What rank 0's `_work` returns. Of a range of workers, as many are started as can be placed."""
+    most = cluster.max_workers
+    while True:
+        trainer = TorchTrainer(
+            _work,
+            train_loop_config=task,
+            torch_config=TorchConfig(timeout_s=max(1, int(cluster.timeout_seconds))),
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=most if cluster.min_workers == most else (cluster.min_workers, most),
+                use_gpu=cluster.use_gpu,
+                resources_per_worker=per_worker,
+                elastic_resize_monitor_interval_s=cluster.resize_seconds,
+            ),
+            run_config=run_config,
+        )
+        try:
+            outcome: dict[str, Any] = trainer.fit().return_value
+        except TrainingFailedError as error:
+            message = ray.get(task["mailbox"].message.remote())
+            if message:
+                raise UserError(message) from None
+            if not (most > cluster.min_workers and _found_no_room(error)):
+                raise _worker_error(error, cluster.max_failures) from None
+            most = min(most - 1, _fitting_workers(cluster, per_worker))
+            print(f"not all of the workers could be placed: at most {most} from here on", file=sys.stderr, flush=True)
+        else:
+            return outcome
+
+
+def _fitting_workers(cluster: ClusterConfig, per_worker: Mapping[str, float]) -> int:
+    """Workers that what is free now would hold."""
+    free = ray.available_resources()
+    return cluster.fitting_workers(int(min(free.get(kind, 0.0) // amount for kind, amount in per_worker.items())))
+
+
+def _found_no_room(error: TrainingFailedError) -> bool:
+    """Whether Ray waited in vain for the workers to be placed.
+
+    It knows what its training jobs hold, and not what others do: it may ask for more workers than can be had.
+    """
+    return isinstance(error, ControllerError) and isinstance(error.controller_failure, WorkerGroupStartupTimeoutError)
 
 
 def check_cluster(cluster: ClusterConfig) -> None:
@@ -103,18 +141,18 @@ def connect() -> None:
 
 def worker_resources(cluster: ClusterConfig, total: Mapping[str, float]) -> dict[str, float]:
     """What a worker asks Ray for: its threads as CPUs (the cluster's shared out by default), and one GPU if any."""
-    threads = cluster.threads_per_worker or max(1, int(total.get("CPU", 0)) // cluster.workers)
+    threads = cluster.threads_per_worker or max(1, int(total.get("CPU", 0)) // cluster.max_workers)
     return {"CPU": float(threads), **({"GPU": 1.0} if cluster.use_gpu else {})}
 
 
 def refuse_too_many(cluster: ClusterConfig, per_worker: Mapping[str, float], total: Mapping[str, float]) -> None:
     """Refuse at once what the whole cluster could not give."""
     for kind, amount in per_worker.items():
-        needed, there = amount * cluster.workers, total.get(kind, 0.0)
+        needed, there = amount * cluster.min_workers, total.get(kind, 0.0)
         if needed > there:
             lower = "cluster.workers or cluster.threads_per_worker" if kind == "CPU" else "cluster.workers"
             raise UserError(
-                f"cluster.workers = {cluster.workers} with {amount:g} {kind} each need {needed:g} {kind}s, the Ray "
+                f"cluster.workers = {cluster.min_workers} with {amount:g} {kind} each need {needed:g} {kind}s, the Ray "
                 f"cluster has {there:g}; lower {lower}, or add nodes"
             )
 
@@ -125,12 +163,12 @@ def _wait_until_free(cluster: ClusterConfig, per_worker: Mapping[str, float]) ->
     said = -_SAY_SECONDS
     while True:
         free = ray.available_resources()
-        short = [kind for kind, amount in per_worker.items() if amount * cluster.workers > free.get(kind, 0.0)]
+        short = [kind for kind, amount in per_worker.items() if amount * cluster.min_workers > free.get(kind, 0.0)]
         if not short:
             return
         waited = time.monotonic() - started
         needs = ", ".join(
-            f"{per_worker[kind] * cluster.workers:g} {kind}s of which {free.get(kind, 0.0):g} are free"
+            f"{per_worker[kind] * cluster.min_workers:g} {kind}s of which {free.get(kind, 0.0):g} are free"
             for kind in short
         )
         if waited >= cluster.wait_seconds:
@@ -151,12 +189,16 @@ def _run_config(run: str, cluster: ClusterConfig, threads: int) -> ray.train.Run
     if all(node["NodeManagerAddress"] == "127.0.0.1" for node in ray.nodes() if node["Alive"]):
         environment |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
     filesystem, path = storage.filesystem(run)
+    # Of a range, fewer workers are tried then; a fixed number is waited for.
+    startup_failures = 0 if cluster.min_workers < cluster.max_workers else -1
     return ray.train.RunConfig(
         storage_path=storage.from_anywhere(run) if storage.is_local(run) else path,
         storage_filesystem=None if storage.is_local(run) else PyFileSystem(FSSpecHandler(filesystem)),
         name="ray",
         logging_config=ray.train.LoggingConfig(log_level="WARNING"),
-        failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures),
+        failure_config=ray.train.FailureConfig(
+            max_failures=cluster.max_failures, controller_failure_limit=startup_failures
+        ),
         worker_runtime_env={"env_vars": environment},
     )
 

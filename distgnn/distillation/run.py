@@ -19,7 +19,7 @@ from distgnn.export.reader import read_export
 from distgnn.export.table import Table, quantize_rows
 from distgnn.graph import Topology
 from distgnn.partition.dataset import PreparedDataset
-from distgnn.training.checkpoint import list_checkpoints
+from distgnn.training.checkpoint import choose_checkpoint
 from distgnn.training.evaluation import RankingResult, build_ranking_task, evaluate_ranking
 from distgnn.training.export import export_workers_rows
 from distgnn.training.facts import ranking_facts, run_facts
@@ -94,15 +94,17 @@ def distill_worker(config: Config, run: str, dataset: PreparedDataset, group: Wo
             f"config: distill.dim = {config.distill.dim} is more than the teacher's width {teacher.dim}; a student is "
             f"narrower: set distill.dim to at most {teacher.dim}"
         )
-    found = list_checkpoints(run) if config.run.resume else []
+    last, faults = choose_checkpoint(run, group) if config.run.resume else (None, [])
     trainer = StudentTrainer(config, run, topology, bounds, own, teacher, group, facts)
-    if found:
-        trainer.resume(found[-1])
-    keep = [r for r in read_records(run) if r["step"] <= found[-1].step] if found else []
+    if last is not None:
+        trainer.resume(last)
+    keep = [] if last is None else [r for r in read_records(run) if r["step"] <= last.step]
     # Only now is metrics.jsonl written anew: a refusal leaves the run as it was.
     recorder = Recorder(run, tensorboard=config.run.tensorboard, active=group.rank == 0, keep=keep)
-    if found:
-        recorder.say(f"going on from step {found[-1].step} on {group.size} workers")
+    for fault in faults:
+        recorder.warn(fault)
+    if last is not None:
+        recorder.say(f"going on from step {last.step} on {group.size} workers")
     recorder.say(statement)
     trainer.train(recorder)
     student = Table(trainer.embedding.weight.cpu().numpy())

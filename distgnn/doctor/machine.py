@@ -48,9 +48,9 @@ def check_cores(examination: Examination) -> list[Finding]:
     cores, config = usable_cores(), examination.config
     if config.cluster.ray:
         return [Finding(OK, "cores", f"{cores:g} usable here; the workers use the Ray cluster's")]
-    from distgnn.training.launch import worker_threads
+    from distgnn.training.launch import local_workers, worker_threads
 
-    workers, threads = config.cluster.workers, worker_threads(config)
+    workers, threads = local_workers(config), worker_threads(config)
     figure = f"{cores:g} usable, {workers} worker{'s' * (workers > 1)} of {threads} thread{'s' * (threads > 1)}"
     if workers * threads <= cores:
         return [Finding(OK, "cores", figure)]
@@ -81,15 +81,18 @@ def _memory_needs(examination: Examination) -> Iterator[tuple[str, int, str]]:
         need = estimate_bytes(examination.n_rows, examination.timestamps, examination.weights)
         yield "preparing", need, "prepare the dataset on a larger machine (distgnn prepare), and train with data.path"
     if examination.n_nodes and not config.cluster.ray:
-        host, _ = _training_needs(config, examination.n_nodes, config.cluster.tables != "host")
-        yield "training", host.total * config.cluster.workers, _SMALLER
+        from distgnn.training.launch import local_workers
+
+        workers = local_workers(config)
+        host, _ = _training_needs(config, examination.n_nodes, workers, config.cluster.tables != "host")
+        yield "training", host.total * workers, _SMALLER
 
 
-def _training_needs(config: Config, n_nodes: int, tables_on_gpu: bool) -> tuple[Need, Need]:
+def _training_needs(config: Config, n_nodes: int, workers: int, tables_on_gpu: bool) -> tuple[Need, Need]:
     """What a worker takes of host memory and of its GPU's, with equal shares of the nodes."""
     from distgnn.training.memory import needs
 
-    workers, gpu = config.cluster.workers, config.cluster.use_gpu
+    gpu = config.cluster.use_gpu
     return needs(config, n_nodes, -(-n_nodes // workers), workers, gpu=gpu, tables_on_gpu=gpu and tables_on_gpu)
 
 
@@ -99,7 +102,7 @@ def check_shared_memory(examination: Examination) -> list[Finding]:
     needs = []
     if config.cluster.ray:
         needs.append(("Ray's object store", _OBJECT_STORE))
-    if config.cluster.use_gpu and config.cluster.workers > 1:
+    if config.cluster.use_gpu and config.cluster.max_workers > 1:
         needs.append(("NCCL", _NCCL_BYTES))
     try:
         usage = shutil.disk_usage(SHARED_MEMORY)
@@ -181,11 +184,12 @@ def check_gpus(examination: Examination) -> list[Finding]:
     ]
     figure = f"{len(devices)}: {'; '.join(devices)}"
     if cluster.use_gpu and not cluster.ray:
-        if cluster.workers > len(devices):
+        if cluster.min_workers > len(devices):
             advice = f"every worker needs a device of its own: set cluster.workers to at most {len(devices)}"
             return [Finding(FAIL, "GPUs", figure, advice)]
         if examination.n_nodes:
-            _, least = _training_needs(examination.config, examination.n_nodes, cluster.tables == "device")
+            workers = cluster.fitting_workers(len(devices))
+            _, least = _training_needs(examination.config, examination.n_nodes, workers, cluster.tables == "device")
             if least.total > min(free for free, _ in memory):
                 figure += f"; a worker needs at least {resources.gib(least.total)}"
                 instead = "set cluster.tables = auto or host, or " if cluster.tables == "device" else ""

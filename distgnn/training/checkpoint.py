@@ -98,7 +98,7 @@ def choose_checkpoint(
         only: phase and step of the one to look at, where no other will do.
 
     Returns:
-        The checkpoint, None where none was ever finished; and a sentence for each newer one that is not intact.
+        The checkpoint, None where none was ever finished; and a line for each newer one that is not intact.
 
     Raises:
         UserError: all that were finished are damaged (not with `only`), or the store cannot be read; at every worker.
@@ -129,13 +129,13 @@ def _choose(run: str, only: tuple[str, int] | None) -> dict[str, Any]:
             faults.append(str(error))
             finished |= error.finished
         else:
-            return {"chosen": vars(info), "faults": faults}
+            return {"chosen": vars(info), "faults": [f"{fault}: {info.name} is taken instead" for fault in faults]}
     if finished and only is None:
         raise UserError(
             f"{run}: none of its checkpoints is intact ({'; '.join(faults)}): restore the files, or choose another "
             "run.out to train from the start"
         )
-    return {"chosen": None, "faults": faults}
+    return {"chosen": None, "faults": [f"{fault}: no checkpoint was finished before it" for fault in faults]}
 
 
 class _DamagedError(UserError):

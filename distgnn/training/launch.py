@@ -165,11 +165,20 @@ def run_evaluation(config: Config, launch: Launcher | None = None) -> Report:
     return {**(launch or on_local_workers)(EVALUATE_JOB, merged, merged.run.path, dataset), "run": merged.run.path}
 
 
+def local_workers(config: Config) -> int:
+    """Worker processes to start on this machine: with a range, as many as cores and GPUs allow."""
+    cluster = config.cluster
+    room = len(os.sched_getaffinity(0)) // (cluster.threads_per_worker or 1)
+    if cluster.use_gpu:
+        room = min(room, torch.cuda.device_count())
+    return cluster.fitting_workers(room)
+
+
 def worker_threads(config: Config) -> int:
     """Threads of each worker process: as the config says, else the machine's cores shared out."""
     if config.cluster.threads_per_worker:
         return config.cluster.threads_per_worker
-    return max(1, len(os.sched_getaffinity(0)) // config.cluster.workers)
+    return max(1, len(os.sched_getaffinity(0)) // local_workers(config))
 
 
 def on_local_workers(job: str, config: Config, run: str, dataset: PreparedDataset) -> Report:
@@ -178,22 +187,27 @@ def on_local_workers(job: str, config: Config, run: str, dataset: PreparedDatase
     Raises:
         UserError: a mistake that a worker has met. WorkerError: a worker died.
     """
-    if config.cluster.workers == 1:
-        return run_rank(job, config, run, dataset, 0, 1, "", worker_threads(config))
+    workers, threads = local_workers(config), worker_threads(config)
+    least, most = config.cluster.min_workers, config.cluster.max_workers
+    if least < most:
+        what = f"{workers} worker{'s' * (workers > 1)} of {threads} thread{'s' * (threads > 1)}"
+        print(f"{what}, as the cores allow (cluster.workers = [{least}, {most}])", file=sys.stderr, flush=True)
+    if workers == 1:
+        return run_rank(job, config, run, dataset, 0, 1, "", threads)
     with tempfile.TemporaryDirectory(prefix="distgnn-") as folder:
         task = {
             "job": job,
             "config": config.to_dict(),
             "run": run,
             "dataset": str(dataset.path),
-            "workers": config.cluster.workers,
+            "workers": workers,
             "init_method": f"file://{folder}/store",
-            "threads": worker_threads(config),
+            "threads": threads,
             "report": f"{folder}/report.json",
             "error": f"{folder}/error",
         }
         Path(folder, "task.json").write_text(json.dumps(task), encoding="utf-8")
-        _supervise(folder, config.cluster.workers, worker_threads(config))
+        _supervise(folder, workers, threads)
         result: Report = json.loads(Path(folder, "report.json").read_text(encoding="utf-8"))
         return result
 

@@ -28,7 +28,8 @@ def run_worker(config: Config, run: str, dataset: PreparedDataset, group: Worker
     last, faults = choose_checkpoint(run, group) if config.run.resume else (None, [])
     keep = _records_until(run, last)
     recorder = Recorder(run, tensorboard=config.run.tensorboard, active=group.rank == 0, keep=keep)
-    _say_faults(recorder, last, faults)
+    for fault in faults:
+        recorder.warn(fault)
     phase = "fit" if config.train.max_steps else config.train.phase
     trainers = []
     epochs = config.train.epochs
@@ -149,13 +150,6 @@ def evaluate_trainer(
     return report
 
 
-def _say_faults(recorder: Recorder, last: CheckpointInfo | None, faults: list[str]) -> None:
-    """A line for each checkpoint that had to be passed over."""
-    instead = f"{last.name} is taken instead" if last else "no checkpoint was finished before it"
-    for fault in faults:
-        recorder.warn(f"{fault}: {instead}")
-
-
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (number != 1)}"
 
@@ -179,7 +173,8 @@ def evaluate_worker(config: Config, run: str, dataset: PreparedDataset, group: W
     if last is None:
         raise UserError(f"{run}: the run has no checkpoint; train it first")
     recorder = _Quiet(group)
-    _say_faults(recorder, last, faults)
+    for fault in faults:
+        recorder.warn(fault)
     trainer = _make(config, run, dataset, last.phase, group, recorder, last)
     if split == "test" and last.phase == "fit":
         raise UserError(

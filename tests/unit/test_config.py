@@ -74,6 +74,9 @@ def test_any_values_survive_toml(
         ("evaluate.baselines=toppop,als", "evaluate", "baselines", ("toppop", "als")),
         ("evaluate.baselines=", "evaluate", "baselines", ()),
         ("run.tensorboard=false", "run", "tensorboard", False),
+        ("cluster.workers=3", "cluster", "workers", 3),
+        ("cluster.workers=1,4", "cluster", "workers", (1, 4)),
+        ("cluster.workers=[2, 2]", "cluster", "workers", (2, 2)),
     ],
 )
 def test_overrides(override: str, section: str, key: str, value: Any) -> None:
@@ -121,6 +124,14 @@ def test_overrides_go_before_the_file_and_the_last_one_wins(tmp_path: Path) -> N
         ("cluster.hot_rows=-1", "at least 0"),
         ("cluster.hot_rows=2.5", "must be a whole number, or a share below 1"),
         ("cluster.hot_rows=inf", "must be a whole number, or a share below 1"),
+        ("cluster.workers=0", "cluster.workers = 0 must be at least 1"),
+        ("cluster.workers=0,2", "cluster.workers = 0 must be at least 1"),
+        ("cluster.workers=2,1", r"cluster.workers = \[2, 1\] must be a number or \[min, max\]"),
+        ("cluster.workers=[1]", r"cluster.workers = \[1\] must be a number or"),
+        ("cluster.workers=1,2,3", r"cluster.workers = \[1, 2, 3\] must be a number or"),
+        ("cluster.workers=many", "cluster.workers = 'many' must be of type int"),
+        ("cluster.workers=1.5", "cluster.workers = 1.5 must be of type int"),
+        ("cluster.workers=true", "cluster.workers = True must be of type int"),
         ("train.epochs", "write it as section.key=value"),
         ("epochs=3", "write it as section.key=value"),
     ],
@@ -144,6 +155,22 @@ def test_options_that_contradict_each_other() -> None:
         load_config(None, ["loss.name=bpr", "loss.negatives=in_batch"])
     with pytest.raises(UserError, match="logq"):
         load_config(None, ["loss.name=bpr", "loss.logq=true"])
+
+
+def test_a_range_of_workers() -> None:
+    config = load_config(None, ["cluster.workers=2,4"])
+    assert (config.cluster.min_workers, config.cluster.max_workers, config.parts) == (2, 4, 4)
+    assert [config.cluster.fitting_workers(room) for room in (0, 1, 2, 3, 4, 5)] == [2, 2, 2, 3, 4, 4]
+    one = load_config(None, ["cluster.workers=3"])
+    assert (one.cluster.min_workers, one.cluster.max_workers, one.cluster.fitting_workers(1)) == (3, 3, 3)
+    with pytest.raises(UserError, match="cluster.workers = 4 is more than partition.parts = 3"):
+        load_config(None, ["cluster.workers=2,4", "partition.parts=3"])
+
+
+def test_a_range_of_workers_survives_the_file(tmp_path: Path) -> None:
+    config = load_config(None, ["cluster.workers=1,3"])
+    (tmp_path / "c.toml").write_text(config.to_toml())
+    assert load_config(tmp_path / "c.toml") == config
 
 
 def test_parts_follow_the_workers_until_given() -> None:

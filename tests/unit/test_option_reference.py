@@ -34,6 +34,7 @@ def test_what_is_said_of_an_option() -> None:
     assert (split.default, split.allowed) == ('"test"', "one of valid, test")
     assert ratio.allowed == "from 0 to below 1"
     assert options["train.epochs"].allowed == "at least 1"
+    assert options["cluster.workers"].kind == "integer or list of integer"
 
 
 def test_help_has_the_sections_asked_for() -> None:

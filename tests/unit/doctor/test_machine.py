@@ -62,6 +62,11 @@ def test_cores_against_workers_and_threads(monkeypatch: pytest.MonkeyPatch) -> N
     assert (many.status, many.figure) == (WARN, "4 usable, 3 workers of 2 threads")
     assert "cluster.threads_per_worker" in many.advice
     assert only(machine.check_cores(examination("cluster.workers=30", "cluster.ray=true"))).status == OK
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: set(range(4)))
+    ranged = only(machine.check_cores(examination("cluster.workers=1,8", threads)))
+    assert (ranged.status, ranged.figure) == (OK, "4 usable, 2 workers of 2 threads")
+    least = only(machine.check_cores(examination("cluster.workers=3,8", threads)))
+    assert (least.status, least.figure) == (WARN, "4 usable, 3 workers of 2 threads")
 
 
 def test_memory(monkeypatch: pytest.MonkeyPatch) -> None:
