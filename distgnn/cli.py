@@ -61,6 +61,7 @@ _HELP = {
     "evaluate": "evaluate a run, or baselines, on the whole catalogue",
     "distill": "distil a run into small tables that need no graph",
     "recommend": "write lists of recommended items to a file",
+    "compare": "tell whether two runs are the same one, and where they first differ (exit code 1)",
     "datasets": "list the datasets that can be named",
     "doctor": "check what a run needs before it starts, and say what to do about what it lacks",
 }
@@ -109,6 +110,9 @@ def build_parser() -> argparse.ArgumentParser:
         )
         if name == "datasets":
             continue
+        if name == "compare":
+            _add_comparison(command)
+            continue
         command.add_argument("--config", metavar="FILE", help="TOML file of options")
         command.add_argument(
             "--set",
@@ -125,6 +129,17 @@ def build_parser() -> argparse.ArgumentParser:
         if name in ("train", "distill"):
             command.add_argument("--resume", action="store_true", help="go on from the last checkpoint in run.out")
     return parser
+
+
+def _add_comparison(command: argparse.ArgumentParser) -> None:
+    command.add_argument("runs", metavar="RUN", nargs=2, help="two run directories, local or any fsspec URI")
+    command.add_argument(
+        "--loss-tolerance",
+        type=float,
+        metavar="X",
+        help="largest relative difference of a loss (float64: 1e-9; float32: 1e-6 to step 60, 1e-5 to 200, then 1e-3)",
+    )
+    command.add_argument("--metric-tolerance", type=float, metavar="X", help="largest difference of a metric (0.001)")
 
 
 def _overrides(arguments: argparse.Namespace) -> list[str]:
@@ -147,13 +162,16 @@ def _run(arguments: argparse.Namespace) -> int:
 
     if arguments.command == "datasets":
         commands.datasets()
+    elif arguments.command == "compare":
+        tolerances = {"loss_tolerance": arguments.loss_tolerance, "metric_tolerance": arguments.metric_tolerance}
+        return 0 if commands.compare(*arguments.runs, **tolerances).same else 1
     else:
         getattr(commands, arguments.command)(load_config(arguments.config, _overrides(arguments)))
     return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code: 0, 2 for a user's mistake, 1 for a failure, 130 when interrupted."""
+    """Entry point; returns the exit code: 0; 1 failure or difference; 2 a user's mistake; 130 interrupted."""
     try:
         code = _run(build_parser().parse_args(argv))
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""prepare, train, evaluate, distill, recommend, datasets: what command line and jobs both call."""
+"""What command line and jobs call: prepare, train, evaluate, distill, recommend, compare, datasets."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from distgnn import storage
 from distgnn.baselines.runner import run_baselines
+from distgnn.comparison import METRIC_TOLERANCE, Comparison, compare_runs
 from distgnn.config import Config
 from distgnn.data.registry import format_datasets, list_datasets
 from distgnn.distillation.compression import closed_form_tables
@@ -200,3 +201,12 @@ def recommend(config: Config) -> dict[str, Any]:
     """Write lists by a run's export (`run.path`) to the file `run.out`; returns what was done, see `batch`."""
     _refuse_lost_output(config)
     return write_recommendations(config)
+
+
+def compare(
+    a: str, b: str, *, loss_tolerance: float | None = None, metric_tolerance: float | None = None
+) -> Comparison:
+    """Print whether two runs are one, and where they first differ; see `comparison.compare_runs`."""
+    found = compare_runs(a, b, loss_tolerance, METRIC_TOLERANCE if metric_tolerance is None else metric_tolerance)
+    print(found.table())
+    return found

@@ -55,6 +55,7 @@ SURFACE = {
     "evaluate": ["--config", "--set", "--run", "--name", "--data", "--workers", "--baselines", "--out"],
     "distill": ["--config", "--set", "--run", "--workers", "--out", "--resume"],
     "recommend": ["--config", "--set", "--run", "--k", "--users", "--allow", "--block", "--unknown", "--out"],
+    "compare": ["--loss-tolerance", "--metric-tolerance"],
     "datasets": [],
     "doctor": ["--config", "--set", "--json"],
 }
