@@ -227,9 +227,8 @@ def test_what_a_stop_left_unfinished_is_passed_over_and_is_no_reason_to_refuse(
             trainer.save()
     chosen, faults = choose_checkpoint(str(tmp_path), group)
     assert chosen is None
-    assert faults == [
-        f"{tmp_path}/checkpoints/step-00000005-fit: was being written when the run stopped: no checkpoint was finished before it"
-    ]
+    (fault,) = faults
+    assert "step-00000005-fit: was being written when the run stopped: no checkpoint was finished before it" in fault
     trainer.save()
     chosen, faults = choose_checkpoint(str(tmp_path), group)
     assert (chosen.step if chosen else None, faults) == (5, [])
