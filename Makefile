@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := runs/demo
 
-.PHONY: demo test lint bench gpu-check clean
+.PHONY: demo test lint exactness bench gpu-check clean
 .DEFAULT_GOAL := test
 
 $(STAMP): pyproject.toml constraints.txt
@@ -27,6 +27,10 @@ lint: $(STAMP)
 # Two files at a time: their tests wait for processes of their own more than they compute.
 test: lint
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+# Every cell of the invariance matrix, of which `make test` runs a pairwise cover.
+exactness: $(STAMP)
+	DISTGNN_EXACTNESS=all $(BIN)/python -m pytest -q tests/exactness
 
 bench: $(STAMP)
 	mkdir -p benchmarks/out

@@ -35,7 +35,7 @@ def run_worker(config: Config, run: str, dataset: PreparedDataset, group: Worker
     epochs = config.train.epochs
     trainer = None
     if phase in ("fit", "both") and not (last is not None and last.phase == "full"):
-        trainer = _make(config, run, dataset, "fit", group, recorder, last)
+        trainer = phase_trainer(config, run, dataset, "fit", group, recorder, last)
         trainers.append(trainer)
         last = None
         trainer.train(epochs, dataset.edges("valid"), config.train.max_steps)
@@ -45,7 +45,7 @@ def run_worker(config: Config, run: str, dataset: PreparedDataset, group: Worker
     if phase in ("full", "both"):
         if trainer is not None:
             trainer.embedding.release()  # the fit's memory is done with before the full one starts
-        final = _make(config, run, dataset, "full", group, recorder, last)
+        final = phase_trainer(config, run, dataset, "full", group, recorder, last)
         if last is not None:
             epochs = final.schedule.final_epochs
         final.schedule.final_epochs = epochs
@@ -62,7 +62,7 @@ def run_worker(config: Config, run: str, dataset: PreparedDataset, group: Worker
     return report
 
 
-def _make(
+def phase_trainer(
     config: Config,
     run: str,
     dataset: PreparedDataset,
@@ -175,7 +175,7 @@ def evaluate_worker(config: Config, run: str, dataset: PreparedDataset, group: W
     recorder = _Quiet(group)
     for fault in faults:
         recorder.warn(fault)
-    trainer = _make(config, run, dataset, last.phase, group, recorder, last)
+    trainer = phase_trainer(config, run, dataset, last.phase, group, recorder, last)
     if split == "test" and last.phase == "fit":
         raise UserError(
             f"{run}: trained without its final fit; evaluate it with evaluate.split = valid, or train phase full"
