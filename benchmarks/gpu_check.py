@@ -13,7 +13,6 @@ import argparse
 import json
 import math
 import statistics
-import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.harness import parser, write_json
+from benchmarks.harness import parser, records_of, train, write_json
 from distgnn.report import format_table
 
 MODELS = {
@@ -83,27 +82,6 @@ def cells_of(device: str, gpus: int) -> list[Cell]:
     if device == "cpu":
         return [Cell("cpu", 2, "host")]
     return [Cell("cuda", n, tables) for n in sorted({1, gpus}) for tables in ("device", "host")]
-
-
-def train(run: Path, overrides: list[str]) -> None:
-    """Train in a process of its own, whose peak memory is then its own.
-
-    Raises:
-        RuntimeError: it failed; with the last line that it said.
-    """
-    options = [part for text in [*overrides, f"run.out={run}"] for part in ("--set", text)]
-    done = subprocess.run(
-        [sys.executable, "-m", "distgnn", "train", *options], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
-        raise RuntimeError(lines[-1] if lines else f"exit code {done.returncode}")
-
-
-def records_of(run: Path) -> list[dict[str, Any]]:
-    """Training records of a run."""
-    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [record for record in map(json.loads, lines) if "loss" in record]
 
 
 def outcome_of(run: Path) -> Outcome:

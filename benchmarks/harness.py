@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -43,3 +44,24 @@ def write_json(path: str | None, figures: dict[str, Any]) -> None:
     if path:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_text(json.dumps({"machine": machine(), **figures}, indent=1) + "\n", encoding="utf-8")
+
+
+def train(run: Path, overrides: list[str]) -> None:
+    """Train in a process of its own, whose peak memory is then its own.
+
+    Raises:
+        RuntimeError: it failed; with the last line that it said.
+    """
+    options = [part for text in [*overrides, f"run.out={run}"] for part in ("--set", text)]
+    done = subprocess.run(
+        [sys.executable, "-m", "distgnn", "train", *options], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        raise RuntimeError(lines[-1] if lines else f"exit code {done.returncode}")
+
+
+def records_of(run: Path) -> list[dict[str, Any]]:
+    """Training records of a run."""
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [record for record in map(json.loads, lines) if "loss" in record]

@@ -1,0 +1,77 @@
+"""Interaction logs made from a fixed seed, of the sizes that the benchmarks speak of, as prepared datasets.
+
+`w1`: 100k users, 50k items, 5M interactions. `w2`: 1M users, 300k items, 25M interactions. In both every user has as many
+interactions, and items are drawn by Zipf's law with exponent 0.8. `flat`: 500k users and 500k items of degree 20, so
+that no hub flatters anybody. Repeated pairs count once, so that a log is a little smaller than its name says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from distgnn import storage
+from distgnn.config import load_config
+from distgnn.partition.dataset import PreparedDataset
+from distgnn.partition.prepare import open_or_prepare
+
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Size of a log. `zipf`: exponent of the items' popularity; 0: every item has the same degree."""
+
+    users: int
+    items: int
+    interactions: int
+    zipf: float
+
+    def edges(self) -> tuple[np.ndarray, np.ndarray]:
+        """Distinct pairs: users and items, int64 `[e]`, ordered by user."""
+        rng = np.random.default_rng(SEED)
+        user = np.repeat(np.arange(self.users), self.interactions // self.users)
+        if self.zipf:
+            weight = np.cumsum(np.arange(1, self.items + 1) ** -self.zipf)
+            item = np.searchsorted(weight, rng.random(len(user)) * weight[-1])
+            item = rng.permutation(self.items)[item]  # popularity says nothing about the id
+        else:
+            item = rng.permutation(np.repeat(np.arange(self.items), self.interactions // self.items))
+        key = np.unique(user * self.items + item)
+        return key // self.items, key % self.items
+
+
+WORKLOADS = {
+    "w1": Workload(100_000, 50_000, 5_000_000, 0.8),
+    "w2": Workload(1_000_000, 300_000, 25_000_000, 0.8),
+    "flat": Workload(500_000, 500_000, 10_000_000, 0.0),
+}
+
+
+def log_of(name: str) -> Path:
+    """The workload's log as a Parquet file in the cache, made where it is not there."""
+    path = storage.cache_dir() / "workloads" / f"{name}.parquet"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        user, item = WORKLOADS[name].edges()
+        unfinished = path.with_suffix(".part")
+        pq.write_table(pa.table({"user": user, "item": item}), unfinished)
+        unfinished.rename(path)
+    return path
+
+
+def options_of(name: str) -> list[str]:
+    """Settings that name a workload, or a dataset of `distgnn datasets`."""
+    if name in WORKLOADS:
+        return [f"data.input={log_of(name)}", "data.split=per_user_ratio"]
+    return [f"data.name={name}"]
+
+
+def dataset_of(name: str, parts: int, method: str) -> PreparedDataset:
+    """A workload, or a dataset of `distgnn datasets`, in so many partitions; prepared in the cache, once."""
+    settings = [*options_of(name), f"partition.parts={parts}", f"partition.method={method}"]
+    return open_or_prepare(load_config(None, settings))
