@@ -42,6 +42,11 @@ def blocks_of(run: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in (run / "blocks").rglob("*.npz")}
 
 
+def readable(row: dict[str, Any]) -> dict[str, Any]:
+    """A row as it is printed."""
+    return {name: f"{value:.1e}" if isinstance(value, float) else value for name, value in row.items()}
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the cells, print the table."""
     options = _parser().parse_args(arguments)
@@ -83,13 +88,8 @@ def main(arguments: list[str] | None = None) -> int:
             rows.append(row)
             wrong |= blocks != reference[1]
             wrong |= any(max(relative[:steps]) > bound for steps, bound in BOUNDS.items())
-            print(
-                {name: f"{value:.1e}" if isinstance(value, float) else value for name, value in row.items()}, flush=True
-            )
-    columns = list(rows[0])
-    print(
-        format_table([{k: f"{v:.1e}" if isinstance(v, float) else v for k, v in row.items()} for row in rows], columns)
-    )
+            print(", ".join(f"{name} {value}" for name, value in readable(row).items()), flush=True)
+    print(format_table([readable(row) for row in rows], list(rows[0])))
     write_json(options.json, {"data": options.data, "steps": options.steps, "model": MODEL, "cells": rows})
     return int(wrong)
 

@@ -40,7 +40,7 @@ def after_imports() -> int:
 
 
 class Watch(threading.Thread):
-    """Reads the memory of the workers that this process has started, directly or not, ten times a second."""
+    """Reads the memory of distgnn's processes on this machine ten times a second; no other run must be under way."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -53,17 +53,17 @@ class Watch(threading.Thread):
             for folder in Path("/proc").glob("[0-9]*"):
                 try:
                     command = (folder / "cmdline").read_bytes().split(b"\0")
-                    if b"distgnn.training.worker" in command:
+                    if b"distgnn" in command or b"distgnn.training.worker" in command:
                         held = anonymous_bytes((folder / "status").read_text())
                         self.most[int(folder.name)] = max(held, self.most.get(int(folder.name), 0))
                 except (FileNotFoundError, ProcessLookupError):
                     continue
 
-    def stop(self) -> list[int]:
-        """The most that each worker has held."""
+    def stop(self, workers: int) -> list[int]:
+        """The most that each worker has held (what starts several of them holds less)."""
         self._over.set()
         self.join()
-        return sorted(self.most.values(), reverse=True)
+        return sorted(self.most.values(), reverse=True)[:workers]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -91,7 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
                     *options.overrides,
                 ],
             )
-            held = [most - base for most in watch.stop()]
+            held = [most - base for most in watch.stop(workers)]
             rows.append({"workers": workers, "bytes": held, "seconds": time.perf_counter() - started})
     most = [max(row["bytes"]) for row in rows]
     table = [

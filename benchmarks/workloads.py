@@ -1,8 +1,10 @@
 """Interaction logs made from a fixed seed, of the sizes that the benchmarks speak of, as prepared datasets.
 
-`w1`: 100k users, 50k items, 5M interactions. `w2`: 1M users, 300k items, 25M interactions. In both every user has as many
-interactions, and items are drawn by Zipf's law with exponent 0.8. `flat`: 500k users and 500k items of degree 20, so
-that no hub flatters anybody. Repeated pairs count once, so that a log is a little smaller than its name says.
+`w1`: 100k users, 50k items, 5M interactions. `w2`: 1M users, 300k items, 25M interactions. In both every user has the
+same number of interactions, and items are drawn by Zipf's law with exponent 0.8. `flat`: 500k users and 500k items of
+degree 20, so that no hub flatters anybody. Repeated pairs count once, so that a log is a little smaller than its name
+says. One interaction each of 2,000 users is for validation, and of as many others for test: ranking is not what these
+logs are for.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from distgnn.partition.dataset import PreparedDataset
 from distgnn.partition.prepare import open_or_prepare
 
 SEED = 0
+HELD_OUT = 2_000
 
 
 @dataclass(frozen=True)
@@ -52,22 +55,33 @@ WORKLOADS = {
 }
 
 
-def log_of(name: str) -> Path:
-    """The workload's log as a Parquet file in the cache, made where it is not there."""
-    path = storage.cache_dir() / "workloads" / f"{name}.parquet"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
+def logs_of(name: str) -> dict[str, Path]:
+    """The workload's parts train, valid and test as Parquet files in the cache, made where they are not there."""
+    folder = storage.cache_dir() / "workloads"
+    paths = {split: folder / f"{name}-{split}.parquet" for split in ("valid", "test", "train")}
+    if not paths["train"].exists():
+        folder.mkdir(parents=True, exist_ok=True)
         user, item = WORKLOADS[name].edges()
-        unfinished = path.with_suffix(".part")
-        pq.write_table(pa.table({"user": user, "item": item}), unfinished)
-        unfinished.rename(path)
-    return path
+        first = np.flatnonzero(np.diff(user, prepend=-1))[: 2 * HELD_OUT]
+        rows = {"valid": first[:HELD_OUT], "test": first[HELD_OUT:]}
+        rows["train"] = np.setdiff1d(np.arange(len(user)), first, assume_unique=True)
+        for split, path in paths.items():  # train last: it says that the others are there
+            unfinished = path.with_suffix(".part")
+            pq.write_table(pa.table({"user": user[rows[split]], "item": item[rows[split]]}), unfinished)
+            unfinished.rename(path)
+    return paths
 
 
 def options_of(name: str) -> list[str]:
     """Settings that name a workload, or a dataset of `distgnn datasets`."""
     if name in WORKLOADS:
-        return [f"data.input={log_of(name)}", "data.split=per_user_ratio"]
+        logs = logs_of(name)
+        return [
+            f"data.input={logs['train']}",
+            f"data.valid_input={logs['valid']}",
+            f"data.test_input={logs['test']}",
+            "data.split=given",
+        ]
     return [f"data.name={name}"]
 
 
