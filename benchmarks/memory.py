@@ -10,6 +10,7 @@ the imports alone take.
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -40,7 +41,7 @@ def after_imports() -> int:
 
 
 class Watch(threading.Thread):
-    """Reads the memory of distgnn's processes on this machine ten times a second; no other run must be under way."""
+    """Reads the memory of all processes that this one has started, directly or not, ten times a second."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -50,14 +51,16 @@ class Watch(threading.Thread):
     def run(self) -> None:
         """Until `stop`."""
         while not self._over.wait(0.1):
-            for folder in Path("/proc").glob("[0-9]*"):
+            ours = {os.getpid()}
+            for folder in sorted(Path("/proc").glob("[0-9]*"), key=lambda f: int(f.name)):  # parents come first
                 try:
-                    command = (folder / "cmdline").read_bytes().split(b"\0")
-                    if b"distgnn" in command or b"distgnn.training.worker" in command:
-                        held = anonymous_bytes((folder / "status").read_text())
-                        self.most[int(folder.name)] = max(held, self.most.get(int(folder.name), 0))
+                    status = (folder / "status").read_text()
                 except (FileNotFoundError, ProcessLookupError):
                     continue
+                pid = int(folder.name)
+                if int(status.split("PPid:", 1)[1].split(None, 1)[0]) in ours:
+                    ours.add(pid)
+                    self.most[pid] = max(anonymous_bytes(status), self.most.get(pid, 0))
 
     def stop(self, workers: int) -> list[int]:
         """The most that each worker has held (what starts several of them holds less)."""
