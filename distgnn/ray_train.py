@@ -10,17 +10,20 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from ipaddress import ip_address
 from typing import Any
 
 import ray
 import ray.train
 import torch.distributed as dist
 from pyarrow.fs import FSSpecHandler, PyFileSystem
+from ray._private.state import available_resources_per_node
 from ray.exceptions import RayError
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distgnn import ray_probe, storage
 from distgnn.config import ClusterConfig, Config, config_from_dict
@@ -31,7 +34,13 @@ from distgnn.types import UserError, WorkerError
 
 _POLL_SECONDS = 2.0
 _SAY_SECONDS = 30.0
-_PASSED_ON = ("DISTGNN_CACHE", "NUMBA_CACHE_DIR", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")
+_SETTLE_SECONDS = 5.0  # until what a group gave back counts as free
+# Ray's own 60 s are for clusters that grow on demand; of a range it asks only for what it believes to be there.
+_RANGE_START_SECONDS = 20
+_STORE = ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")
+_PASSED_ON = ("NUMBA_CACHE_DIR", *_STORE)
+_CACHE = "DISTGNN_CACHE"
+_SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 
 def on_ray_workers(job: str, config: Config, run: str, dataset: PreparedDataset) -> Report:
@@ -46,12 +55,16 @@ def on_ray_workers(job: str, config: Config, run: str, dataset: PreparedDataset)
     """
     # Ray would print every line of a worker twice, through its log file and through its own print.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+    if config.cluster.min_workers < config.cluster.max_workers:
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(_RANGE_START_SECONDS))
     connect()
     cluster = config.cluster
     per_worker = worker_resources(cluster, ray.cluster_resources())
     refuse_too_many(cluster, per_worker, ray.cluster_resources())
     _wait_until_free(cluster, per_worker)
-    mailbox = _Mailbox.options(num_cpus=0).remote()  # type: ignore[attr-defined]
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    # With this process and Ray's controller, so that the loss of another node takes workers alone.
+    mailbox = _Mailbox.options(num_cpus=0, scheduling_strategy=here).remote()  # type: ignore[attr-defined]
     threads = int(per_worker["CPU"])
     task = {
         "job": job,
@@ -60,6 +73,7 @@ def on_ray_workers(job: str, config: Config, run: str, dataset: PreparedDataset)
         "run": storage.from_anywhere(run),
         "dataset": storage.from_anywhere(dataset.path),
         "threads": threads,
+        "cache": os.environ.get(_CACHE, ""),
         "mailbox": mailbox,
     }
     outcome = _fit(task, cluster, per_worker, _run_config(run, cluster, threads))
@@ -95,22 +109,38 @@ def _fit(
                 raise UserError(message) from None
             if not (most > cluster.min_workers and _found_no_room(error)):
                 raise _worker_error(error, cluster.max_failures) from None
-            most = min(most - 1, _fitting_workers(cluster, per_worker))
-            print(f"not all of the workers could be placed: at most {most} from here on", file=sys.stderr, flush=True)
+            room, free = _room(cluster, per_worker)
+            if free < min(room, most):  # others hold the rest, which Ray does not know: it would ask for it again
+                most = cluster.fitting_workers(free)
+                found = f"at most {most} from here on"
+            else:  # Ray counted a node that has left
+                found = f"there is room for {room} now"
+            print(f"not all of the workers could be placed: {found}", file=sys.stderr, flush=True)
         else:
             return outcome
 
 
-def _fitting_workers(cluster: ClusterConfig, per_worker: Mapping[str, float]) -> int:
-    """Workers that what is free now would hold."""
-    free = ray.available_resources()
-    return cluster.fitting_workers(int(min(free.get(kind, 0.0) // amount for kind, amount in per_worker.items())))
+def _room(cluster: ClusterConfig, per_worker: Mapping[str, float]) -> tuple[int, int]:
+    """Workers that the nodes hold, and those that they have free once what this job gave back is counted."""
+    started = time.monotonic()
+    while True:
+        room = _workers_on((node["Resources"] for node in ray.nodes() if node["Alive"]), per_worker)
+        free = _workers_on(available_resources_per_node().values(), per_worker)
+        if free >= min(room, cluster.max_workers) or time.monotonic() - started > _SETTLE_SECONDS:
+            return room, free
+        time.sleep(0.1)
+
+
+def _workers_on(nodes: Iterable[Mapping[str, float]], per_worker: Mapping[str, float]) -> int:
+    """Workers that nodes with these resources hold; each worker is on one node."""
+    return sum(int(min(node.get(kind, 0.0) // amount for kind, amount in per_worker.items())) for node in nodes)
 
 
 def _found_no_room(error: TrainingFailedError) -> bool:
     """Whether Ray waited in vain for the workers to be placed.
 
-    It knows what its training jobs hold, and not what others do: it may ask for more workers than can be had.
+    It knows what its training jobs hold, and not what others do, and looks every 20 s which nodes there are: it may ask
+    for more workers than can be had.
     """
     return isinstance(error, ControllerError) and isinstance(error.controller_failure, WorkerGroupStartupTimeoutError)
 
@@ -133,8 +163,11 @@ def connect() -> None:
     address = ray_probe.resolve(ray_probe.address_from_environment())
     if not address.startswith("ray://"):
         ray_probe.probe(address)
+    # A submitted job has the environment of its submission throughout; Ray refuses to be told a part of it again.
+    store = {name: os.environ[name] for name in _STORE if name in os.environ and _SUBMITTED not in os.environ}
+    runtime_env = {"env_vars": store} if store else None  # for Ray's own writing to RUN/ray
     try:
-        ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
+        ray.init(address=address, runtime_env=runtime_env, log_to_driver=True, logging_level=logging.WARNING)
     except (ConnectionError, RayError, RuntimeError, ValueError, TimeoutError) as error:
         raise UserError(f"the Ray cluster at {address} cannot be joined: {_short(error)}") from None
 
@@ -186,7 +219,7 @@ def _run_config(run: str, cluster: ClusterConfig, threads: int) -> ray.train.Run
     """The same storage path and name for the same run: RUN/ray, which holds Ray's own notes and no checkpoint."""
     environment = {"OMP_NUM_THREADS": str(threads)}
     environment |= {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-    if all(node["NodeManagerAddress"] == "127.0.0.1" for node in ray.nodes() if node["Alive"]):
+    if all(ip_address(node["NodeManagerAddress"]).is_loopback for node in ray.nodes() if node["Alive"]):
         environment |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
     filesystem, path = storage.filesystem(run)
     # Of a range, fewer workers are tried then; a fixed number is waited for.
@@ -223,6 +256,8 @@ def _work(task: dict[str, Any]) -> dict[str, Any]:
     A user's mistake is no failure, and no attempt is made again for it. The worker that meets one leaves the message
     and the group; peers whose collectives break by that find the message.
     """
+    if task["cache"]:
+        os.environ.setdefault(_CACHE, task["cache"])  # a node's own goes first
     mailbox = task["mailbox"]
     known = ray.get(mailbox.message.remote())
     if known:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,3 +119,28 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalClust
     cluster = start(tmp_path_factory.mktemp("ray"))
     yield cluster
     cluster.script("stop")
+
+
+@contextmanager
+def another_node(cluster: LocalCluster, cpus: int = 1, **environment: str) -> Iterator[psutil.Process]:
+    """One more node, whose workers inherit `environment`. In the end it is killed, with all that it has started."""
+    process = psutil.Popen(
+        [sys.executable, "-m", "tests.ray_node", str(cpus)],
+        env={**cluster.environment, **environment},
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout.readline().startswith("node "), "the node did not start"
+        yield process
+    finally:
+        kill([process, *process.children(recursive=True)] if process.poll() is None else [])
+
+
+def kill(processes: list[psutil.Process]) -> None:
+    """Kill processes by their ids and wait until they are gone."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(processes, 10)
