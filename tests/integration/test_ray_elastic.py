@@ -134,12 +134,11 @@ def n_shards(run: Path) -> int:
     return sum(name.startswith("shard-") for info in found for name in info.manifest["files"])
 
 
-@pytest.mark.parametrize("topology", ["replicated"])
 def test_two_nodes_with_caches_of_their_own_compute_what_one_process_does(
-    cluster: LocalCluster, cache: Path, log: Path, s3_bucket: str, tmp_path: Path, topology: str
+    cluster: LocalCluster, cache: Path, log: Path, s3_bucket: str, tmp_path: Path
 ) -> None:
     """Dataset and run lie in an object store; what a node needs of them it fetches into its own cache."""
-    steps = ["train.max_steps=30", "run.dump_blocks=true", f"sampler.topology={topology}"]
+    steps = ["train.max_steps=30", "run.dump_blocks=true", "sampler.topology=partitioned"]
     data = [f"data.path={s3_bucket}/dataset"]
     prepare(load_config(None, [*OPTIONS, f"data.input={log}", f"run.out={s3_bucket}/dataset"]), log=lambda line: None)
     with another_node(cluster, **CREDENTIALS, DISTGNN_CACHE=str(tmp_path / "cache-2")):
@@ -157,9 +156,13 @@ def test_two_nodes_with_caches_of_their_own_compute_what_one_process_does(
     for name in names:
         expected = (tmp_path / "plain" / "blocks" / "fit" / name).read_bytes()
         assert storage.read_bytes(f"{s3_bucket}/run/blocks/fit/{name}") == expected
-    fetched = [{file.name for file in (root / "objects").glob("*/*")} for root in (cache, tmp_path / "cache-2")]
-    assert fetched[0]
-    assert fetched[1]
+    files = storage.read_json(f"{s3_bucket}/dataset/manifest.json")["files"]
+    rows = {files[f"partitions/random-4/fit/part-{part:04d}/indices.npy"]["sha256"]: part for part in range(4)}
+    fetched = [
+        {rows[folder.name] for folder in (root / "objects").iterdir() if folder.name in rows}
+        for root in (cache, tmp_path / "cache-2")
+    ]
+    assert sorted(map(sorted, fetched)) == [[0, 1], [2, 3]]  # its own partitions', and no others'
 
 
 def test_a_node_goes_and_another_comes(cluster: LocalCluster, log: Path, tmp_path: Path) -> None:
