@@ -23,6 +23,8 @@ _DATA_FLAGS = {
     "--item-column": "data.item_column",
     "--timestamp-column": "data.timestamp_column",
     "--weight-column": "data.weight_column",
+    "--user-features": "data.user_features",
+    "--item-features": "data.item_features",
     "--split": "data.split",
 }
 _FLAGS = {

@@ -70,6 +70,9 @@ class DataConfig:
     item_column: str = "item"  # its name in the logs
     timestamp_column: str = ""  # its name in the logs; empty: no timestamps
     weight_column: str = ""  # its name in the logs; kept in the dataset, not yet used by training
+    user_features: str = ""  # Parquet: the column `user_column`, beside it columns of numbers or of lists of numbers
+    item_features: str = ""  # likewise, with the column `item_column`
+    standardize_features: bool = True  # to mean 0 and deviation 1 of each column, over the nodes that have a row
     split: str = "auto"  # auto: given for registry datasets and where test_input is set, else per_user_ratio
     holdout: int = 1  # leave_last_k: edges a user for test, and as many for validation
     valid_ratio: float = 0.1  # share of the edges, for per_user_ratio and global_time
@@ -135,6 +138,7 @@ class ModelConfig:
     tower_out: int = 0  # 0: as wide as `dim`
     dropout: float = 0.0  # in gcn, graphsage, PyG layers and mlp towers
     init_std: float = 0.1  # of the embeddings' normal start
+    features: bool = True  # add a linear map of a node's features to its embedding, where the dataset has features
 
     def __post_init__(self) -> None:
         if "." not in self.encoder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -60,11 +61,19 @@ def small_trainer(
     group: WorkerGroup,
     bounds: np.ndarray | None = None,
     tables: torch.device | None = None,
+    features: Mapping[str, np.ndarray] | None = None,
 ) -> PhaseTrainer:
     """A fit on the graph; `bounds` are the workers' node ranges, `tables` the memory of rows and moments."""
     recorder = Recorder(str(run), tensorboard=False, active=False)
     bounds = np.array([0, graph.n_nodes]) if bounds is None else bounds
-    return PhaseTrainer(config, str(run), graph, bounds, "fit", group, recorder, FACTS, tables)
+    return PhaseTrainer(config, str(run), graph, bounds, "fit", group, recorder, FACTS, tables, features)
+
+
+def small_features(graph: Topology, users: int = 3, items: int = 5) -> dict[str, np.ndarray]:
+    """Features by role of so many values in a row (0: none); a row names its node: no other has any of its values."""
+    rng = np.random.default_rng(11)
+    sizes = {"user": (graph.n_users, users), "item": (graph.n_items, items)}
+    return {role: rng.normal(size=size).astype(np.float32) for role, size in sizes.items() if size[1]}
 
 
 def batch_of(trainer: PhaseTrainer, step: int) -> MiniBatch:

@@ -118,6 +118,17 @@ def _exchange(
     return torch.cat([widened[:at], rows[start : start + own], widened[at:]])
 
 
+def send_values(
+    values: torch.Tensor, arriving: list[int], leaving: list[int], group: WorkerGroup, wire: torch.dtype
+) -> torch.Tensor:
+    """Values `[sum(leaving)]` out, `[sum(arriving)]` in, both in rank order and without gradient; a collective.
+
+    Args:
+        arriving, leaving: how many come from, and go to, each worker. wire: dtype on the way to and from the others.
+    """
+    return _exchange(values[:, None], arriving, leaving, group, wire)[:, 0]
+
+
 def sum_over_workers(rows: torch.Tensor, group: WorkerGroup) -> torch.Tensor:
     """Sum of every worker's rows `[n, d]`, in rank order and equal to the bit everywhere; a collective.
 

@@ -6,8 +6,9 @@ from distgnn.distributed.process_group import WorkerGroup
 
 # topology: items of seed edges, frontiers and drawn neighbours, between partitions that workers hold alone.
 # rows: ids asked for and embedding rows that come back. gradients: of rows, on their way to the owners.
+# features: rows of features that come with the embedding rows, by the ids asked for those.
 # gathered: outputs that a loss on the global batch takes from everybody, and their gradients.
-KINDS = ("topology", "rows", "gradients", "gathered")
+KINDS = ("topology", "rows", "features", "gradients", "gathered")
 
 
 class Traffic:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import nn
 
 from distgnn.config import ModelConfig
+from distgnn.distributed.features import NodeFeatures
 from distgnn.nn.batch import BlockTensors
 from distgnn.nn.encoders import make_encoder
+from distgnn.nn.features import FeatureProjection
 from distgnn.nn.towers import make_tower
 
 
@@ -16,9 +20,10 @@ class GraphRecommender(nn.Module):
 
     Args:
         config: of the model. n_layers: L, one a hop.
+        features: width of the features by role, `user` and `item`, where nodes have any.
     """
 
-    def __init__(self, config: ModelConfig, n_layers: int) -> None:
+    def __init__(self, config: ModelConfig, n_layers: int, features: Mapping[str, int] | None = None) -> None:
         super().__init__()
         self.encoder = make_encoder(config.encoder, config.dim, n_layers, config.dropout)
         self.out_dim = config.tower_out or config.dim
@@ -29,6 +34,15 @@ class GraphRecommender(nn.Module):
             for i in (0, 1)
         ]
         self.user_tower, self.item_tower = towers
+        # Made last: the other parameters start alike with and without features.
+        self.projection = FeatureProjection(features, config.dim, config.init_std) if features else None
+
+    def input_rows(self, x: torch.Tensor, features: NodeFeatures | None) -> torch.Tensor:
+        """What the encoder starts from: embedding rows `[n, d]` and what the nodes' features add to them."""
+        if self.projection is None or features is None:
+            return x
+        result: torch.Tensor = self.projection(x, features)
+        return result
 
     def towers(
         self, rows: torch.Tensor, n_users: int, node_key: torch.Tensor, step_key: int
@@ -39,8 +53,13 @@ class GraphRecommender(nn.Module):
         return user, item
 
     def forward(
-        self, blocks: list[BlockTensors], x: torch.Tensor, n_seed_users: int, step_key: int
+        self,
+        blocks: list[BlockTensors],
+        x: torch.Tensor,
+        n_seed_users: int,
+        step_key: int,
+        features: NodeFeatures | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Vectors of the seed users and the seed items from the input rows `[F_L, d]`."""
-        rows = self.encoder(blocks, x, step_key)
+        """Vectors of the seed users and the seed items from the embedding rows `[F_L, d]` and the nodes' features."""
+        rows = self.encoder(blocks, self.input_rows(x, features), step_key)
         return self.towers(rows, n_seed_users, blocks[0].node_key, step_key)

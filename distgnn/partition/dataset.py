@@ -21,6 +21,7 @@ from distgnn.partition.dataset_files import (
     book_file,
     content_hash,
     edges_file,
+    features_file,
     part_file,
     partitioning_name,
     user_offsets_file,
@@ -44,7 +45,7 @@ class PreparedDataset:
         n_test: test edges.
         n_train: fit and validation edges.
         content_hash: of the data in stable ids, the configuration and the partitionings.
-        data_hash: of the keys and edges in stable ids alone: the same for every partitioning of the same data.
+        data_hash: of keys, edges and features in stable ids alone: the same for every partitioning of the same data.
     """
 
     def __init__(self, path: str, manifest: dict[str, Any]) -> None:
@@ -184,6 +185,14 @@ class PreparedDataset:
         degrees[book.node_id[: self.n_users]] = np.diff(user_offsets)
         degrees[book.node_id[self.n_users :]] = self.item_degree(phase)
         return degrees
+
+    def feature_widths(self) -> dict[str, int]:
+        """Values in a row of features, by role: `user`, `item`; without those that the dataset has no features of."""
+        return {role: facts["width"] for role, facts in self.manifest.get("features", {}).items()}
+
+    def features(self) -> dict[str, np.ndarray]:
+        """Features by role, float32 `[n, f]` by stable id, memory-mapped; zeros where nothing is known of a node."""
+        return {role: self.array(features_file(role)) for role in self.feature_widths()}
 
     def edges(self, split: str) -> tuple[np.ndarray, np.ndarray]:
         """Stable users and items, int64 `[n]` each, of `train` (the fit edges), `valid` or `test`, by (user, item)."""

@@ -3,6 +3,7 @@
 DATASET/manifest.json                     written last
 DATASET/users.parquet items.parquet       stable_id, key, degree, degree_fit, and the columns of the source's table
 DATASET/edges/{train,valid,test}.parquet  user, item[, timestamp][, weight]; train holds the fit edges
+DATASET/features/{users,items}.npy        where the dataset has features
 DATASET/partitions/METHOD-P/              offsets.npy stable_id.npy node_id.npy
 DATASET/partitions/METHOD-P/{fit,full}/   user_offsets.npy part-0000/{indptr,indices[,timestamp][,weight]}.npy
 """
@@ -11,7 +12,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +59,11 @@ def edges_file(split: str) -> str:
     return f"edges/{split}.parquet"
 
 
+def features_file(role: str) -> str:
+    """Path of the features of a role, `user` or `item`."""
+    return f"features/{role}s.npy"
+
+
 def hash_of_json(content: Any) -> str:
     """SHA-256 of a JSON value, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
@@ -63,7 +72,8 @@ def hash_of_json(content: Any) -> str:
 def content_hash(manifest: dict[str, Any]) -> str:
     """What identifies a dataset with its partitionings; no time, place or library version enters it."""
     arrays = {name: facts["sha256"] for name, facts in manifest["files"].items() if name.endswith(".npy")}
-    keys = ("format_version", "name", "counts", "keys", "columns", "config", "partitions", "data_hash")
+    keys = ["format_version", "name", "counts", "keys", "columns", "config", "partitions", "data_hash"]
+    keys += [key for key in ("features",) if key in manifest]
     return hash_of_json([{key: manifest[key] for key in keys}, arrays])
 
 
@@ -90,6 +100,23 @@ class DatasetWriter:
         with open(self._place(name), "wb") as stream:
             np.lib.format.write_array_header_1_0(stream, header)
             stream.write(array.reshape(-1).view(np.uint8).data)
+        self._note(name)
+
+    @contextmanager
+    def new_array(self, name: str, shape: tuple[int, ...], dtype: type[np.generic]) -> Iterator[np.ndarray]:
+        """A .npy file of zeros to fill in place within the block, without holding it in memory."""
+        descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
+        header = {"shape": shape, "fortran_order": False, "descr": descr}
+        place = self._place(name)
+        with open(place, "xb") as stream:
+            np.lib.format.write_array_header_1_0(stream, header)
+            start, size = stream.tell(), int(np.prod(shape)) * np.dtype(dtype).itemsize
+            # A disk that is full says so here; a mapped page that finds no place would kill the process.
+            os.posix_fallocate(stream.fileno(), 0, start + size)
+        mapped = np.memmap(place, dtype, "r+", start, shape)
+        yield mapped.view(np.ndarray)
+        mapped.flush()
+        del mapped
         self._note(name)
 
     def table(self, name: str, table: pa.Table) -> None:

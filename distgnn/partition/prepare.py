@@ -17,13 +17,15 @@ import pyarrow as pa
 
 from distgnn import resources, storage
 from distgnn.config import Config, config_from_dict
+from distgnn.data.features import FeatureTable
 from distgnn.data.interactions import TEST, TRAIN, VALID, Interactions
 from distgnn.partition.dataset import PreparedDataset, is_prepared
 from distgnn.partition.dataset_files import FORMAT_VERSION, SPLITS, DatasetWriter, edges_file, hash_of_json
+from distgnn.partition.features import feature_bytes, with_features, write_features
 from distgnn.partition.health import examine
 from distgnn.partition.ingest import LabelledEdges, RawLogs, data_hash, label_edges, read_logs
 from distgnn.partition.partitioning import check_method, write_partitioning
-from distgnn.partition.sources import Sources, find_sources
+from distgnn.partition.sources import Sources, find_sources, named_features, open_features
 from distgnn.types import UserError
 
 Log = Callable[[str], None]
@@ -32,6 +34,7 @@ Log = Callable[[str], None]
 _ROW_BYTES = 110  # with text keys; integers take less
 _TIMESTAMP_BYTES = 24
 _WEIGHT_BYTES = 16
+_FEATURE_ROW_BYTES = 8  # of a table of features: whose they are
 _BASE_BYTES = 420 << 20  # the interpreter, Arrow's and Numba's code, a batch of text in all its forms
 
 
@@ -95,6 +98,8 @@ def _cached(config: Config, sources: Sources) -> Path:
         "parts": config.parts,
         **_split_options(config, sources),
     }
+    if sources.features:
+        options["standardize_features"] = config.data.standardize_features
     columns = {k: v for k, v in dataclasses.asdict(sources).items() if k.endswith("_column") or k == "format"}
     digest = hash_of_json([FORMAT_VERSION, sources.fingerprint(), columns, options])
     return storage.cache_dir() / "prepared" / f"{_as_file_name(sources.name)}-{digest[:16]}"
@@ -145,11 +150,14 @@ def _disk_bytes(rows: int, timestamps: bool, weights: bool) -> int:
     return rows * (2 * 2 * (4 + 8 * timestamps + 4 * weights) + 12 + 8 * timestamps)
 
 
-def _state_needs(sources: Sources, out: str, log: Log) -> None:
+def _state_needs(sources: Sources, tables: dict[str, FeatureTable], out: str, log: Log) -> None:
     """Say what preparing will take, and refuse what can't fit."""
     rows = sources.estimate_rows()
     columns = (bool(sources.timestamp_column), bool(sources.weight_column))
     need, disk, left = estimate_bytes(rows, *columns), _disk_bytes(rows, *columns), resources.available_memory()
+    for table in tables.values():
+        need += _FEATURE_ROW_BYTES * table.rows
+        disk += feature_bytes(min(table.rows, rows), table.width)  # no more nodes than rows of the log
     log(
         f"{sources.name}: about {rows:,} rows; estimated peak memory {resources.gib(need)} (available"
         f" {resources.gib(left)}), disk {resources.gib(disk)}"
@@ -163,16 +171,24 @@ def _state_needs(sources: Sources, out: str, log: Log) -> None:
 
 
 def _publish(config: Config, sources: Sources, out: str, log: Log) -> PreparedDataset:
-    _state_needs(sources, out, log)
+    tables = sources.open_features()
+    _state_needs(sources, tables, out, log)
     stages = _Stages()
     with storage.publish_directory(out) as staging:
-        _build(config, sources, DatasetWriter(staging), stages, log)
+        _build(config, sources, tables, DatasetWriter(staging), stages, log)
     log(stages.line())
     log(f"dataset {sources.name}: {out}")
     return PreparedDataset.open(out, verify=False)
 
 
-def _build(config: Config, sources: Sources, writer: DatasetWriter, stages: _Stages, log: Log) -> None:
+def _build(
+    config: Config,
+    sources: Sources,
+    tables: dict[str, FeatureTable],
+    writer: DatasetWriter,
+    stages: _Stages,
+    log: Log,
+) -> None:
     with stages("read"):
         raw = read_logs(sources)
     n_users, n_items = len(raw.user_keys), len(raw.item_keys)
@@ -192,6 +208,11 @@ def _build(config: Config, sources: Sources, writer: DatasetWriter, stages: _Sta
     with stages("write edges"):
         _write_edges(writer, labelled)
         _write_nodes(writer, labelled, raw)
+    features: dict[str, Any] = {}
+    if tables:
+        with stages("features"):
+            keys = {"user": raw.user_keys, "item": raw.item_keys}
+            features = write_features(writer, tables, keys, config.data.standardize_features, log)
     with stages("partition"):
         name, facts = write_partitioning(writer, labelled, n_users, n_items, config.partition, config.parts, log)
     writer.manifest(
@@ -203,7 +224,7 @@ def _build(config: Config, sources: Sources, writer: DatasetWriter, stages: _Sta
             "config": _split_options(config, sources),
             "health": dataclasses.asdict(health),
             "partitions": {name: facts},
-            "data_hash": identity,
+            **with_features(identity, features, writer.files),
         }
     )
 
@@ -268,13 +289,18 @@ def _write_nodes(writer: DatasetWriter, labelled: LabelledEdges, raw: RawLogs) -
 def _from_prepared(config: Config, log: Log) -> PreparedDataset:
     """Open `data.path`; with `run.out`, publish a copy of it there that has the wanted partitioning too."""
     dataset = PreparedDataset.open(config.data.path)
+    named = named_features(config.data)
+    _refuse_features(dataset, named, published=bool(config.run.out))
     if not config.run.out:
         dataset.partitioning(config.partition.method, config.parts)
         return dataset
+    tables = open_features(named, {"user": config.data.user_column, "item": config.data.item_column})
     check_method(config.partition, config.parts)
     out = config.run.out
     storage.refuse_used(out)
     stored = sum(facts["bytes"] for facts in dataset.manifest["files"].values())
+    n_nodes = {"user": dataset.n_users, "item": dataset.n_items}
+    stored += sum(feature_bytes(n_nodes[role], table.width) for role, table in tables.items())
     storage.require_free_space(out, 2 * stored, f"the dataset {dataset.name}")
     stages = _Stages()
     with storage.publish_directory(out) as staging:
@@ -282,13 +308,39 @@ def _from_prepared(config: Config, log: Log) -> PreparedDataset:
         with stages("copy"):
             for file, facts in dataset.manifest["files"].items():
                 writer.copy(file, dataset.local_file(file), facts)
+        features = dict(dataset.manifest.get("features", {}))
+        if tables:
+            with stages("features"):
+                keys = {"user": dataset.user_keys(), "item": dataset.item_keys()}
+                features |= write_features(writer, tables, keys, config.data.standardize_features, log)
         with stages("partition"):
             partitions = _with_partitioning(dataset, config, writer, log)
-        kept = ("name", "counts", "keys", "columns", "config", "health", "data_hash")
-        writer.manifest({**{key: dataset.manifest[key] for key in kept}, "partitions": partitions})
+        kept = ("name", "counts", "keys", "columns", "config", "health")
+        identity = dataset.manifest.get("log_hash", dataset.data_hash)
+        writer.manifest(
+            {
+                **{key: dataset.manifest[key] for key in kept},
+                "partitions": partitions,
+                **with_features(identity, features, writer.files),
+            }
+        )
     log(stages.line())
     log(f"dataset {dataset.name}: {out}")
     return PreparedDataset.open(out, verify=False)
+
+
+def _refuse_features(dataset: PreparedDataset, named: dict[str, str], *, published: bool) -> None:
+    """A prepared dataset gets features in a copy of it, and never others than it has."""
+    for role, uri in named.items():
+        if role in dataset.manifest.get("features", {}):
+            raise UserError(
+                f"{dataset.path}: has {role} features already; leave data.{role}_features out, or prepare the log again"
+            )
+        if not published:
+            raise UserError(
+                f"{dataset.path}: has no {role} features; make a dataset with them by: distgnn prepare --set "
+                f"data.path={dataset.path} --set data.{role}_features={uri} --set run.out=NEW_FOLDER"
+            )
 
 
 def _with_partitioning(dataset: PreparedDataset, config: Config, writer: DatasetWriter, log: Log) -> dict[str, Any]:

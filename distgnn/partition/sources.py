@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from distgnn import storage
 from distgnn.config import DataConfig
+from distgnn.data.features import FeatureTable
 from distgnn.data.log_files import find_log_files
 from distgnn.data.readers import estimate_rows
 from distgnn.data.registry import find_dataset
@@ -39,6 +41,7 @@ class Sources:
         format: of the logs.
         user_column, item_column, timestamp_column, weight_column: of the logs; the last two may be empty.
         users, items: Parquet tables of what is known of users and items, by the key columns, or None.
+        features: role, `user` or `item`, to a table of features by the role's key column.
     """
 
     name: str
@@ -51,6 +54,7 @@ class Sources:
     weight_column: str
     users: str | None = None
     items: str | None = None
+    features: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def has_valid(self) -> bool:
@@ -67,7 +71,28 @@ class Sources:
         marks = []
         for role, uri in [(log.role, log.uri) for log in self.logs]:
             marks += [[role, _mark(file.name)] for file in find_log_files(uri, self.format)]
+        for role, uri in self.features.items():
+            marks += [[f"{role} features", _mark(file.name)] for file in find_log_files(uri, "parquet")]
         return marks + [[role, _mark(uri)] for role, uri in tables]
+
+    def open_features(self) -> dict[str, FeatureTable]:
+        """The tables of features by role.
+
+        Raises:
+            UserError: one that cannot be used, by its schema.
+        """
+        return open_features(self.features, {"user": self.user_column, "item": self.item_column})
+
+
+def named_features(data: DataConfig) -> dict[str, str]:
+    """`data.user_features` and `data.item_features`, by role, where they are given."""
+    named = {"user": data.user_features, "item": data.item_features}
+    return {role: uri for role, uri in named.items() if uri}
+
+
+def open_features(features: Mapping[str, str], key_columns: Mapping[str, str]) -> dict[str, FeatureTable]:
+    """Tables of features by role, from their URIs and their columns of keys by role."""
+    return {role: FeatureTable(uri, key_columns[role], role) for role, uri in features.items()}
 
 
 def _mark(uri: str) -> str:
@@ -115,6 +140,7 @@ def _raw_logs(data: DataConfig) -> Sources:
         item_column=data.item_column,
         timestamp_column=data.timestamp_column,
         weight_column=data.weight_column,
+        features=named_features(data),
     )
 
 
@@ -149,4 +175,5 @@ def _registered(data: DataConfig) -> Sources:
         weight_column=data.weight_column,
         users=raw.users,
         items=raw.items,
+        features=named_features(data),
     )

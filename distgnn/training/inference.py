@@ -12,6 +12,7 @@ import torch.distributed as dist
 from distgnn.distributed.device_memory import move
 from distgnn.distributed.embedding import ShardedEmbedding
 from distgnn.distributed.exchange import plan_fetch, send_rows
+from distgnn.distributed.features import FeatureStore
 from distgnn.distributed.process_group import WorkerGroup
 from distgnn.graph import Topology
 from distgnn.nn.batch import block_tensors, node_keys
@@ -41,6 +42,7 @@ def infer(
     bounds: np.ndarray,
     group: WorkerGroup,
     memory_bytes: int,
+    features: FeatureStore | None = None,
 ) -> torch.Tensor:
     """Output vectors `[n_own, out_dim]` of a worker's nodes from full neighbourhoods, layer by layer; a collective.
 
@@ -52,7 +54,7 @@ def infer(
     chunks = chunks_by_edges(own.degree, max(1, memory_bytes // (4 * width)))
     rounds = int(group.max_floats([len(chunks)])[0])
     neighborhood = FullNeighborhood(topology)
-    states = [embedding.weight]
+    states = [_input_rows(model, embedding, features, group.device, max(1, memory_bytes // (4 * width)))]
     for index in range(model.encoder.n_layers):
         parts = []
         for i in range(rounds):
@@ -65,6 +67,24 @@ def infer(
             parts.append(move(model.encoder.layer(index, tensors, rows, 0), embedding.device))
         states.append(torch.cat(parts))
     return _vectors(model, states, own, group.device, max(1, memory_bytes // (4 * width)))
+
+
+def _input_rows(
+    model: GraphRecommender,
+    embedding: ShardedEmbedding,
+    features: FeatureStore | None,
+    device: torch.device,
+    most_rows: int,
+) -> torch.Tensor:
+    """What a worker's own nodes start from `[n_own, d]`, in the embedding's memory; itself where nothing is added."""
+    if features is None:
+        return embedding.weight
+    out = torch.empty_like(embedding.weight)
+    for start in range(0, len(out), most_rows):
+        part = slice(start, start + most_rows)
+        rows = move(embedding.weight[part], device)
+        out[part] = move(model.input_rows(rows, features.own(start, start + most_rows)), out.device)
+    return out
 
 
 def _vectors(
@@ -94,6 +114,7 @@ def infer_sampled(
     bounds: np.ndarray,
     group: WorkerGroup,
     chunk: int = 4096,
+    features: FeatureStore | None = None,
 ) -> torch.Tensor:
     """The same vectors from sampled neighbourhoods, as training sees them; a collective."""
     model.eval()
@@ -104,8 +125,10 @@ def infer_sampled(
         batch = sampler.sample(nodes, SAMPLED_INFERENCE_STEP)
         keys = node_keys(batch.node_type, batch.stable_id)
         tensors = block_tensors(batch.blocks, keys, group.device, embedding.weight.dtype)
-        rows = embedding.fetch(embedding.plan(batch.nodes, bounds)).detach()
-        user, item = model(tensors, rows, batch.n_seed_users, 0)
+        plan = embedding.plan(batch.nodes, bounds)
+        rows = embedding.fetch(plan).detach()
+        found = None if features is None else features.fetch(plan, batch.node_type)
+        user, item = model(tensors, rows, batch.n_seed_users, 0, found)
         assert batch.seed_index is not None
         vectors = torch.cat([user, item])[move(torch.from_numpy(batch.seed_index), group.device)]
         out[i * chunk : i * chunk + len(nodes)] = move(vectors, out.device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import sys
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +27,7 @@ class Need:
     """Bytes that a worker takes at most of one memory; a step and an evaluation never overlap.
 
     Attributes:
-        tables: rows and moments. sampler: its scratch. step, evaluation: beyond these.
+        tables: rows, moments and features. sampler: its scratch. step, evaluation: beyond these.
     """
 
     tables: int = 0
@@ -41,11 +42,36 @@ class Need:
 
 
 @dataclass(frozen=True)
+class FeatureNeed:
+    """What the features that a model takes add to a worker's needs.
+
+    Attributes:
+        store: bytes of the rows that it holds. width: f, the larger of users' and items'.
+    """
+
+    store: int = 0
+    width: int = 0
+
+    @classmethod
+    def of(cls, widths: Mapping[str, int], n_own: Mapping[str, int], n_hot: int) -> FeatureNeed:
+        """From the widths by role, the nodes that a worker owns by role, and the number of hot nodes."""
+        width = max(widths.values(), default=0)
+        if not width:
+            return cls()
+        values = sum(n_own[role] * f for role, f in widths.items()) + n_hot * width
+        return cls(4 * values + _FEATURE_INDEX_BYTES * (sum(n_own.values()) + n_hot), width)
+
+
+_NO_FEATURES = FeatureNeed()
+_FEATURE_INDEX_BYTES = 9  # of a row held: which table it is in, and where
+
+
+@dataclass(frozen=True)
 class Placement:
     """Where a phase keeps its tables, the same at every worker.
 
     Attributes:
-        device: of rows and moments. statement: what the phase takes, in words.
+        device: of rows, moments and features. statement: what the phase takes, in words.
     """
 
     device: torch.device
@@ -53,17 +79,24 @@ class Placement:
 
 
 def needs(
-    config: Config, n_nodes: int, n_own: int, workers: int, *, gpu: bool, tables_on_gpu: bool
+    config: Config,
+    n_nodes: int,
+    n_own: int,
+    workers: int,
+    *,
+    gpu: bool,
+    tables_on_gpu: bool,
+    features: FeatureNeed = _NO_FEATURES,
 ) -> tuple[Need, Need]:
     """What a worker takes of host memory and of its GPU's.
 
     Args:
-        n_nodes: N. n_own: nodes that the worker owns. workers: W.
+        n_nodes: N. n_own: nodes that the worker owns. workers: W. features: of the model.
     """
     item = 8 if config.run.dtype == "float64" else 4
     width = config.model.dim * item
     n_hot = config.cluster.n_hot(n_nodes) if workers > 1 else 0
-    tables = (n_own + n_hot) * width * (1 + config.optim.n_moments())
+    tables = (n_own + n_hot) * width * (1 + config.optim.n_moments()) + features.store
     sampler = n_nodes * (16 * (config.sampler.threads + 1) + (8 if config.sampler.topology == "partitioned" else 0))
     batch_size = config.for_edges(sys.maxsize).train.batch_size  # the most, where the graph is not known yet
     frontier, edges, outer = 4 * batch_size, 0, 0
@@ -74,8 +107,13 @@ def needs(
     matrices = {"in_batch": 1, "none": 2}.get(config.loss.negatives_kind(), 0)  # none: pairs of users, pairs of items
     logits = matrices * _LOGIT_COPIES * item * batch_size * -(-batch_size // workers)
     rows = frontier * 3 * width + n_hot * _HOT_COPIES * (width + item)
+    layers = len(config.sampler.fanout)
+    if features.width:
+        # As they leave and arrive, in the nodes' order and in the model's dtype; what they add, and the sum.
+        rows += frontier * (features.width * (3 * 4 + item) + 2 * width)
+        layers += 1  # the sum for the own nodes
     drawn = frontier * 40 + edges * 4 * (config.sampler.prefetch + 1)
-    states = n_own * width * (len(config.sampler.fanout) + 1)
+    states = n_own * width * (layers + 1)
     scores = int(2 * config.evaluate.memory_gib * 2**30)
     if not gpu:
         return Need(tables, sampler, rows + drawn + logits, states + scores), Need()
@@ -87,31 +125,42 @@ def needs(
 
 
 def place_tables(
-    config: Config, n_nodes: int, n_own: int, phase: str, group: WorkerGroup, gpu_free: int | None
+    config: Config,
+    n_nodes: int,
+    n_own: int,
+    phase: str,
+    group: WorkerGroup,
+    gpu_free: int | None,
+    features: FeatureNeed = _NO_FEATURES,
 ) -> Placement:
     """Choose the tables' memory and say what the phase takes; a collective.
 
     Args:
-        gpu_free: bytes free on the worker's GPU; None without GPUs.
+        gpu_free: bytes free on the worker's GPU; None without GPUs. features: of the model.
 
     Raises:
         UserError: it cannot fit; at every worker alike.
     """
+
+    def needed(gpu: bool, on_gpu: bool) -> tuple[Need, Need]:
+        return needs(config, n_nodes, n_own, group.size, gpu=gpu, tables_on_gpu=on_gpu, features=features)
+
+    what = "rows, moments and features" if features.width else "rows and moments"
     if gpu_free is None:
-        host, _ = needs(config, n_nodes, n_own, group.size, gpu=False, tables_on_gpu=False)
+        host, _ = needed(False, False)
         refuse_host(host.total, phase, _REMEDY, group)
         return Placement(
             group.device,
-            f"{phase}: at most {resources.gib(host.total)} a worker: rows and moments {resources.gib(host.tables)}, "
+            f"{phase}: at most {resources.gib(host.total)} a worker: {what} {resources.gib(host.tables)}, "
             f"sampler {resources.gib(host.sampler)}, the larger of a step {resources.gib(host.step)} and evaluation "
             f"{resources.gib(host.evaluation)}",
         )
     on_gpu = config.cluster.tables != "host"
-    host, gpu = needs(config, n_nodes, n_own, group.size, gpu=True, tables_on_gpu=on_gpu)
+    host, gpu = needed(True, on_gpu)
     missing = group.max_floats([float(gpu.total - gpu_free)])[0]
     if config.cluster.tables == "auto" and missing > 0:
         on_gpu = False
-        host, gpu = needs(config, n_nodes, n_own, group.size, gpu=True, tables_on_gpu=False)
+        host, gpu = needed(True, False)
         missing = group.max_floats([float(gpu.total - gpu_free)])[0]
     if missing > 0:
         instead = "set cluster.tables = auto or host, or " if on_gpu else ""
@@ -122,25 +171,33 @@ def place_tables(
     refuse_host(host.total, phase, _REMEDY, group)
     return Placement(
         group.device if on_gpu else torch.device("cpu"),
-        f"{phase}: rows and moments ({resources.gib(gpu.tables + host.tables)} a worker) in "
+        f"{phase}: {what} ({resources.gib(gpu.tables + host.tables)} a worker) in "
         f"{'GPU' if on_gpu else 'host'} memory; a worker takes at most {resources.gib(gpu.total)} of its GPU, of which "
         f"{resources.gib(gpu_free)} is free, and {resources.gib(host.total)} of the host",
     )
 
 
-def choose_topology(config: Config, n_nodes: int, n_own: int, topology_bytes: int, group: WorkerGroup) -> str:
+def choose_topology(
+    config: Config,
+    n_nodes: int,
+    n_own: int,
+    topology_bytes: int,
+    group: WorkerGroup,
+    features: FeatureNeed = _NO_FEATURES,
+) -> str:
     """`sampler.topology` with `auto` resolved, the same at every worker; a collective.
 
     `auto` is `replicated`, unless there are several hosts and one of them has less memory free than the rows of all
     partitions and what its workers take. (The workers of a single host map all partitions between them either way.)
 
     Args:
-        n_nodes: N. n_own: nodes that the worker owns. topology_bytes: rows of all partitions.
+        n_nodes: N. n_own: nodes that the worker owns. topology_bytes: rows of all partitions. features: of the model.
     """
     if config.sampler.topology != "auto":
         return config.sampler.topology
     gpu = config.cluster.use_gpu
-    host, _ = needs(config, n_nodes, n_own, group.size, gpu=gpu, tables_on_gpu=gpu and config.cluster.tables != "host")
+    on_gpu = gpu and config.cluster.tables != "host"
+    host, _ = needs(config, n_nodes, n_own, group.size, gpu=gpu, tables_on_gpu=on_gpu, features=features)
     hosts = _by_host(host.total, group)
     short = any(topology_bytes + needed > free for needed, free in hosts)
     return "partitioned" if len(hosts) > 1 and short else "replicated"

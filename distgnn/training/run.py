@@ -12,11 +12,12 @@ from distgnn.config import Config
 from distgnn.distributed.device_memory import free_bytes
 from distgnn.distributed.process_group import WorkerGroup
 from distgnn.distributed.traffic import Traffic
+from distgnn.partition.book import PartitionBook
 from distgnn.partition.dataset import PreparedDataset
 from distgnn.training.checkpoint import CheckpointInfo, choose_checkpoint
 from distgnn.training.export import write_embeddings
 from distgnn.training.facts import ranking_facts, run_facts
-from distgnn.training.memory import choose_topology, place_tables, topology_statement
+from distgnn.training.memory import FeatureNeed, choose_topology, place_tables, topology_statement
 from distgnn.training.recorder import Recorder, read_records
 from distgnn.training.trainer import STAGES, PhaseTrainer
 from distgnn.types import UserError
@@ -44,7 +45,7 @@ def run_worker(config: Config, run: str, dataset: PreparedDataset, group: Worker
             trainer.restore_best()
     if phase in ("full", "both"):
         if trainer is not None:
-            trainer.embedding.release()  # the fit's memory is done with before the full one starts
+            trainer.release()  # the fit's memory is done with before the full one starts
         final = phase_trainer(config, run, dataset, "full", group, recorder, last)
         if last is not None:
             epochs = final.schedule.final_epochs
@@ -76,12 +77,15 @@ def phase_trainer(
     book = dataset.book(*partitioning)
     bounds = book.worker_bounds(group.size)
     n_own = int(np.diff(bounds)[group.rank])
-    mode = choose_topology(config, book.n_nodes, n_own, dataset.topology_bytes(phase, *partitioning), group)
-    held = book.worker_parts(group.rank, group.size) if mode == "partitioned" else None
+    parts = book.worker_parts(group.rank, group.size)
+    features = dataset.features() if config.model.features else {}
+    need = _feature_need(config, book, parts, {role: rows.shape[1] for role, rows in features.items()}, group)
+    mode = choose_topology(config, book.n_nodes, n_own, dataset.topology_bytes(phase, *partitioning), group, need)
+    held = parts if mode == "partitioned" else None
     topology = dataset.topology(phase, *partitioning, held)
-    placement = place_tables(config, topology.n_nodes, n_own, phase, group, free_bytes(group.device))
+    placement = place_tables(config, topology.n_nodes, n_own, phase, group, free_bytes(group.device), need)
     facts = {"dataset": dataset.name, "dataset_hash": dataset.data_hash}
-    trainer = PhaseTrainer(config, run, topology, bounds, phase, group, recorder, facts, placement.device)
+    trainer = PhaseTrainer(config, run, topology, bounds, phase, group, recorder, facts, placement.device, features)
     if last is not None:
         trainer.resume(last)
     if config.sampler.exclude_targets and topology.n_edges <= 2 * config.train.batch_size:
@@ -93,7 +97,19 @@ def phase_trainer(
         recorder.say(f"going on from {phase} step {last.step} on {_count(group.size, 'worker')}")
     recorder.say(placement.statement)
     recorder.say(f"{phase}: {topology_statement(topology, group)}")
+    if trainer.feature_widths:
+        widths = ", ".join(f"{width:,} values a {role}" for role, width in trainer.feature_widths.items())
+        recorder.say(f"{phase}: features ({widths}) are projected and added to the rows")
     return trainer
+
+
+def _feature_need(
+    config: Config, book: PartitionBook, parts: range, widths: dict[str, int], group: WorkerGroup
+) -> FeatureNeed:
+    """What a worker's features take: those of the nodes in its partitions, and of the hot nodes."""
+    users, items = (int(np.diff(book.offsets[parts.start : parts.stop], axis=1)[:, i].sum()) for i in (0, 1))
+    n_hot = config.cluster.n_hot(book.n_nodes) if group.size > 1 else 0
+    return FeatureNeed.of(widths, {"user": users, "item": items}, n_hot)
 
 
 def evaluate_trainer(

@@ -6,6 +6,7 @@ seeds -> minibatch -> fetch rows -> encoder, towers, loss -> backward -> rows' g
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -14,7 +15,8 @@ import torch
 
 from distgnn.config import Config
 from distgnn.distributed.data_parallel import wrap
-from distgnn.distributed.embedding import ShardedEmbedding
+from distgnn.distributed.embedding import RowPlan, ShardedEmbedding
+from distgnn.distributed.features import FeatureStore, NodeFeatures
 from distgnn.distributed.hot_rows import hot_nodes
 from distgnn.distributed.process_group import WorkerGroup
 from distgnn.distributed.traffic import KINDS, Traffic
@@ -80,7 +82,8 @@ class PhaseTrainer:
         config: of the run. run: its directory. bounds: int64 `[W + 1]` node ranges.
         topology: `fit` or `full`, with all partitions at every worker or with each worker's own.
         phase: fit or full. dataset_facts: `dataset` and `dataset_hash` for the checkpoints.
-        tables: memory of the embedding rows and moments; None: the worker's device.
+        tables: memory of the embedding rows, moments and features; None: the worker's device.
+        features: by role, `user` and `item`, float32 `[n, f]` by stable id; unused with `model.features = false`.
     """
 
     def __init__(
@@ -94,6 +97,7 @@ class PhaseTrainer:
         recorder: Recorder,
         dataset_facts: dict[str, str],
         tables: torch.device | None = None,
+        features: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         self.config, self.run, self.topology, self.phase = config, run, topology, phase
         self.group, self.recorder, self.bounds, self.dataset_facts = group, recorder, bounds, dataset_facts
@@ -103,6 +107,7 @@ class PhaseTrainer:
         self.own = OwnNodes(topology, bounds, group.rank)
         own = self.own
         n_hot = config.cluster.n_hot(topology.n_nodes)
+        wire = torch.bfloat16 if config.cluster.wire == "bfloat16" else None
         self.embedding = ShardedEmbedding(
             own.node_type,
             own.stable_id,
@@ -115,11 +120,15 @@ class PhaseTrainer:
             tables,
             low=own.low,
             hot=hot_nodes(n_hot, own.low, own.node_type, own.stable_id, own.degree, group),
-            wire=torch.bfloat16 if config.cluster.wire == "bfloat16" else None,
+            wire=wire,
         )
+        self.features = None
+        if features and config.model.features:
+            described = (own.node_type, own.stable_id)
+            self.features = FeatureStore(features, *described, self.embedding, self.dtype, group, wire)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.run.seed % 2**63)
-            model = GraphRecommender(config.model, len(config.sampler.fanout))
+            model = GraphRecommender(config.model, len(config.sampler.fanout), self.feature_widths)
         self.model = model.to(device=group.device, dtype=self.dtype)
         self.wrapped = wrap(self.model, group)
         self.optimizer = _dense_optimizer(self.model, config)
@@ -141,10 +150,27 @@ class PhaseTrainer:
         self.loss: float | None = None  # global, of the last record
         self.validated: dict[str, float] = {}  # of the last validation
 
+    @property
+    def feature_widths(self) -> dict[str, int]:
+        """Width of the features that the model takes, by role."""
+        return {} if self.features is None else self.features.widths
+
+    def release(self) -> None:
+        """Drop embedding rows, moments and features: the memory is wanted for something else."""
+        self.embedding.release()
+        if self.features is not None:
+            self.features.release()
+
     def block_tensors(self, batch: MiniBatch) -> list[BlockTensors]:
         """The minibatch's blocks on the worker's device; on a GPU the copies are asynchronous."""
         keys = node_keys(batch.node_type, batch.stable_id)
         return block_tensors(batch.blocks, keys, self.group.device, self.dtype)
+
+    def fetch_features(self, plan: RowPlan, batch: MiniBatch) -> NodeFeatures | None:
+        """Features of the minibatch's nodes, where the model takes any; a collective."""
+        if self.features is None:
+            return None
+        return self.features.fetch(plan, batch.node_type, self.totals.traffic)
 
     def train_step(self, batch: MiniBatch, blocks: list[BlockTensors] | None = None) -> torch.Tensor:
         """Forward, backward and update of one step; a collective.
@@ -159,12 +185,13 @@ class PhaseTrainer:
         plan = self.embedding.plan(batch.nodes, self.bounds)
         blocks = self.block_tensors(batch) if blocks is None else blocks
         rows = self.embedding.fetch(plan)
+        features = self.fetch_features(plan, batch)
         clock.lap("fetch")
         self.wrapped.train()
         if self.optimizer is not None:
             self.optimizer.zero_grad(set_to_none=True)
         key = dropout_key(self.config.run.seed, batch.step)
-        user, item = self.wrapped(blocks, rows, batch.n_seed_users, key)
+        user, item = self.wrapped(blocks, rows, batch.n_seed_users, key, features)
         loss = loss_of(self.config.loss, batch, user, item, self.topology, self.group, self.totals.traffic)
         clock.lap("forward")
         loss.backward()
@@ -195,6 +222,7 @@ class PhaseTrainer:
             UserError: not this dataset's, not this model's, or settings with which its steps would be other steps.
         """
         self._refuse_other_steps(info)
+        self._refuse_other_features(info)
         load_checkpoint(
             info,
             self.model,
@@ -214,6 +242,14 @@ class PhaseTrainer:
             "train.batch_size": config.train.batch_size,
             "sampler.fanout": list(config.sampler.fanout),
         }
+
+    def _refuse_other_features(self, info: CheckpointInfo) -> None:
+        known, now = info.manifest.get("features", {}), self.feature_widths
+        if known != now:
+            raise UserError(
+                f"{info.uri}: was trained with {_features_in_words(known)}, now {_features_in_words(now)}: set "
+                f"model.features back, or choose another run.out"
+            )
 
     def _refuse_other_steps(self, info: CheckpointInfo) -> None:
         known = info.manifest["steps"]
@@ -291,10 +327,11 @@ class PhaseTrainer:
 
     def vectors(self, sampled: bool = False) -> torch.Tensor:
         """Output vectors `[n_own, out_dim]` of this worker's nodes; a collective."""
+        tables = (self.model, self.embedding)
         if sampled:
-            return infer_sampled(self.model, self.embedding, self.sampler, self.own, self.bounds, self.group)
+            return infer_sampled(*tables, self.sampler, self.own, self.bounds, self.group, features=self.features)
         memory = int(self.config.evaluate.memory_gib * 2**30)
-        return infer(self.model, self.embedding, self.topology, self.own, self.bounds, self.group, memory)
+        return infer(*tables, self.topology, self.own, self.bounds, self.group, memory, features=self.features)
 
     def evaluate(
         self, edges: tuple[np.ndarray, np.ndarray], *, exact_mrr: bool = True, sampled: bool = False
@@ -320,6 +357,7 @@ class PhaseTrainer:
             "schedule": asdict(self.schedule),
             "epoch": self.step // self.order.steps_per_epoch,
             "model": asdict(self.config.model),
+            "features": self.feature_widths,
             "steps": self._step_settings(),
         }
         save_checkpoint(
@@ -450,6 +488,11 @@ class _Window:
             f"step {trainer.step}/{stop}  {figures}  ETA {int(left) // 60}:{int(left) % 60:02d}",
             last=last,
         )
+
+
+def _features_in_words(widths: Mapping[str, int]) -> str:
+    parts = [f"{width} features of {role}s" for role, width in widths.items()]
+    return " and ".join(parts) or "no features"
 
 
 def _dense_optimizer(model: torch.nn.Module, config: Config) -> torch.optim.Optimizer | None:

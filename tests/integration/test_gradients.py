@@ -14,7 +14,7 @@ import torch
 from distgnn.distributed.process_group import WorkerGroup
 from distgnn.nn.batch import block_tensors, dropout_key, node_keys
 from distgnn.training.objective import loss_of
-from tests.small_training import batch_of, small_config, small_graph, small_trainer
+from tests.small_training import batch_of, small_config, small_features, small_graph, small_trainer
 from tests.two_workers import run_two_workers
 
 GRAPH = small_graph(4)
@@ -26,6 +26,12 @@ MODELS = {
     "gcn": ["model.encoder=gcn", "model.dropout=0.3"],
     "graphsage and towers": ["model.encoder=graphsage", "model.tower=mlp", "model.dropout=0.3"],
 }
+FEATURES = {
+    "lightgcn and features": small_features(GRAPH, 3, 5),
+    "towers and features of items": small_features(GRAPH, 0, 5),
+}
+MODELS["lightgcn and features"] = ["model.encoder=lightgcn"]
+MODELS["towers and features of items"] = ["model.encoder=graphsage", "model.tower=mlp", "cluster.hot_rows=8"]
 LOSSES = {
     "in-batch softmax": ["loss.name=sampled_softmax"],
     "in-batch softmax with logq": ["loss.name=sampled_softmax", "loss.logq=true"],
@@ -42,14 +48,18 @@ BOUNDS = {
 }
 CASES = [(model, loss, "even") for model in MODELS for loss in LOSSES]
 CASES += [
-    (model, loss, b) for model in ("lightgcn", "graphsage and towers") for loss in LOSSES for b in list(BOUNDS)[1:]
+    (model, loss, b)
+    for model in ("lightgcn", "graphsage and towers", "lightgcn and features")
+    for loss in LOSSES
+    for b in list(BOUNDS)[1:]
 ]
 
 
 def one_step(model: str, loss: str, bounds: list[int], run: Path, group: WorkerGroup) -> dict[str, np.ndarray]:
     """This worker's loss, the size of its share, its rows' gradients and the summed dense gradients."""
     overrides = [f"optim.lr={LEARNING_RATE}", *MODELS[model], *LOSSES[loss]]
-    trainer = small_trainer(small_config(*overrides), run, GRAPH, group, np.array(bounds))
+    config, features = small_config(*overrides), FEATURES.get(model)
+    trainer = small_trainer(config, run, GRAPH, group, np.array(bounds), features=features)
     before = trainer.embedding.weight.clone()
     batch = batch_of(trainer, STEP)
     value = trainer.train_step(batch)
@@ -104,19 +114,28 @@ def test_two_workers_have_the_gradients_of_one(folder: Path, index: int) -> None
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_one_worker_has_the_gradients_of_plain_autograd(tmp_path: Path, loss: str) -> None:
+@pytest.mark.parametrize("model", ["graphsage and towers", "lightgcn and features"])
+def test_one_worker_has_the_gradients_of_plain_autograd(tmp_path: Path, model: str, loss: str) -> None:
     """No wrapper, no exchange: a factor common to all numbers of workers would show here."""
-    model = "graphsage and towers"
+    features = FEATURES.get(model)
     group = WorkerGroup.join(0, 1)
     try:
         got = one_step(model, loss, [0, GRAPH.n_nodes], tmp_path, group)
-        trainer = small_trainer(small_config(*MODELS[model], *LOSSES[loss]), tmp_path, GRAPH, group)
+        config = small_config(*MODELS[model], *LOSSES[loss])
+        trainer = small_trainer(config, tmp_path, GRAPH, group, features=features)
         batch = batch_of(trainer, STEP)
         keys = node_keys(batch.node_type, batch.stable_id)
         blocks = block_tensors(batch.blocks, keys, group.device, trainer.dtype)
         table = trainer.embedding.weight.clone().requires_grad_()
         key = dropout_key(trainer.config.run.seed, STEP)
-        user, item = trainer.model.train()(blocks, table[torch.from_numpy(batch.nodes)], batch.n_seed_users, key)
+        rows = table
+        if features is not None:  # all nodes' at once: node ids are the users, then the items
+            maps = dict(trainer.model.named_parameters())
+            added = [
+                torch.from_numpy(f).double() @ maps[f"projection.linear.{r}.weight"].T for r, f in features.items()
+            ]
+            rows = table + torch.cat(added)
+        user, item = trainer.model.train()(blocks, rows[torch.from_numpy(batch.nodes)], batch.n_seed_users, key)
         loss_of(trainer.config.loss, batch, user, item, GRAPH, group).backward()
     finally:
         group.leave()

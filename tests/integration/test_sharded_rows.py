@@ -12,7 +12,7 @@ import pytest
 from distgnn.distributed.process_group import WorkerGroup
 from distgnn.training.checkpoint import list_checkpoints
 from distgnn.training.trainer import PhaseTrainer
-from tests.small_training import batch_of, small_config, small_graph, small_trainer
+from tests.small_training import batch_of, small_config, small_features, small_graph, small_trainer
 
 GRAPH = small_graph(6)
 STEPS, MORE = 15, 5
@@ -38,14 +38,19 @@ CASES = {
         "cluster.hot_rows=1",
     ],
     "sgd, all rows hot": ["optim.lr=0.5", "loss.negatives=uniform", "cluster.hot_rows=1000"],
+    "adam, features": ["optim.name=adam"],
+    "adam, features, hot rows": ["optim.name=adam", "cluster.hot_rows=9"],
 }
 HOT = {"adam, hot rows": 9, "adagrad, hot rows": int(0.3 * GRAPH.n_nodes), "sgd, decay, one hot row": 1}
 HOT["sgd, all rows hot"] = GRAPH.n_nodes
+HOT["adam, features, hot rows"] = 9
 OTHER_HOT = "cluster.hot_rows=4"
 
 
-def made(overrides: list[str], run: Path, group: WorkerGroup) -> PhaseTrainer:
-    return small_trainer(small_config(*overrides), run, GRAPH, group, np.array(SIZES[group.size]))
+def made(case: str, run: Path, group: WorkerGroup, *more: str) -> PhaseTrainer:
+    features = small_features(GRAPH) if "features" in case else None
+    config = small_config(*CASES[case], *more)
+    return small_trainer(config, run, GRAPH, group, np.array(SIZES[group.size]), features=features)
 
 
 def advance(trainer: PhaseTrainer, steps: int) -> np.ndarray:
@@ -65,17 +70,17 @@ def state(trainer: PhaseTrainer) -> dict[str, np.ndarray]:
     return result | {f"dense {name}": value.detach().numpy().copy() for name, value in dense}
 
 
-def resumed(overrides: list[str], run: Path, group: WorkerGroup) -> np.ndarray:
+def resumed(case: str, run: Path, group: WorkerGroup, *more: str) -> np.ndarray:
     """Losses after the only checkpoint."""
-    trainer = made(overrides, run, group)
+    trainer = made(case, run, group, *more)
     (info,) = list_checkpoints(str(run))
     trainer.resume(info)
     return advance(trainer, MORE)
 
 
-def trained(overrides: list[str], run: Path, group: WorkerGroup) -> dict[str, np.ndarray]:
+def trained(case: str, run: Path, group: WorkerGroup) -> dict[str, np.ndarray]:
     """A worker's losses and state, its replicas, and how training goes on from a checkpoint."""
-    trainer = made(overrides, run, group)
+    trainer = made(case, run, group)
     losses = advance(trainer, STEPS)
     result = {"loss": losses, **state(trainer)}
     trainer.save()
@@ -85,8 +90,8 @@ def trained(overrides: list[str], run: Path, group: WorkerGroup) -> dict[str, np
     result["replicas"] = embedding.fetch(plan).detach().numpy()
     result["asked of owners"] = np.array([len(plan.exchange.rows)])
     result["loss after"] = advance(trainer, MORE)
-    result["loss resumed"] = resumed(overrides, run, group)
-    result["loss resumed with other hot rows"] = resumed([*overrides, OTHER_HOT], run, group)
+    result["loss resumed"] = resumed(case, run, group)
+    result["loss resumed with other hot rows"] = resumed(case, run, group, OTHER_HOT)
     return result
 
 
@@ -107,8 +112,8 @@ def joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 def worker(rank: int, folder: Path) -> None:
     group = WorkerGroup.join(rank, 2, init_method=f"file://{folder}/meet", timeout_seconds=60)
-    for index, overrides in enumerate(CASES.values()):
-        np.savez(folder / f"{index}-{rank}.npz", **trained(overrides, folder / str(index), group))
+    for index, case in enumerate(CASES):
+        np.savez(folder / f"{index}-{rank}.npz", **trained(case, folder / str(index), group))
     group.leave()
 
 
@@ -142,7 +147,7 @@ def group() -> Iterator[WorkerGroup]:
 
 @pytest.mark.parametrize("case", CASES)
 def test_two_workers_are_one(folder: Path, tmp_path: Path, group: WorkerGroup, case: str) -> None:
-    one, two = trained(CASES[case], tmp_path, group), at_two(folder, case)
+    one, two = trained(case, tmp_path, group), at_two(folder, case)
     assert one.keys() == two.keys()
     for name, value in one.items():
         if name.startswith("loss"):
@@ -157,12 +162,13 @@ def test_two_workers_are_one(folder: Path, tmp_path: Path, group: WorkerGroup, c
 @pytest.mark.parametrize("case", CASES)
 def test_a_checkpoint_of_two_workers_goes_on_at_one(folder: Path, group: WorkerGroup, case: str) -> None:
     expected = at_two(folder, case)["loss after"]
-    got = resumed(CASES[case], folder / str(list(CASES).index(case)), group)
+    got = resumed(case, folder / str(list(CASES).index(case)), group)
     np.testing.assert_allclose(got, expected, rtol=1e-9)
 
 
-def test_hot_rows_change_no_bit_at_two_workers(folder: Path) -> None:
-    off, on = at_two(folder, "adam"), at_two(folder, "adam, hot rows")
+@pytest.mark.parametrize("case", ["adam", "adam, features"])
+def test_hot_rows_change_no_bit_at_two_workers(folder: Path, case: str) -> None:
+    off, on = at_two(folder, case), at_two(folder, f"{case}, hot rows")
     for name in ("loss", "weight", "moment0", "moment1", "loss after"):
         np.testing.assert_array_equal(on[name], off[name], err_msg=name)
 
@@ -178,6 +184,6 @@ def test_the_nodes_of_most_edges_are_replicated_and_not_fetched(folder: Path, ca
 
 
 def test_one_worker_holds_no_replica(tmp_path: Path, group: WorkerGroup) -> None:
-    embedding = made(["cluster.hot_rows=9"], tmp_path, group).embedding
+    embedding = made("adam, hot rows", tmp_path, group).embedding
     assert embedding.n_rows == GRAPH.n_nodes
     assert len(embedding.hot.nodes) == 0

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from distgnn.distributed.process_group import WorkerGroup
-from tests.small_training import batch_of, small_config, small_graph, small_trainer
+from tests.small_training import batch_of, small_config, small_features, small_graph, small_trainer
 
 GRAPH = small_graph(7)
 SIZES = {1: [0, GRAPH.n_nodes], 2: [0, 23, GRAPH.n_nodes]}
@@ -27,7 +27,11 @@ CASES = {
     "directau": ["loss.name=directau"],
     "hot rows": ["loss.name=bpr", f"cluster.hot_rows={HOT}"],
     "bfloat16": ["loss.name=bpr", "run.dtype=float32", "cluster.wire=bfloat16"],
+    "features": ["loss.name=bpr"],
+    "features of items, hot rows": ["loss.name=bpr", f"cluster.hot_rows={HOT}"],
+    "features, bfloat16": ["loss.name=bpr", "run.dtype=float32", "cluster.wire=bfloat16"],
 }
+WIDTHS = {"features": (3, 5), "features of items, hot rows": (0, 5), "features, bfloat16": (3, 5)}  # users', items'
 
 
 def record_sent(sent: list[int], rank: int) -> Any:
@@ -42,18 +46,22 @@ def record_sent(sent: list[int], rank: int) -> Any:
     return call
 
 
-def measured(overrides: list[str], run: Path, group: WorkerGroup) -> dict[str, Any]:
+def measured(case: str, run: Path, group: WorkerGroup) -> dict[str, Any]:
     """A worker's count, what it has sent, and the nodes and columns that it takes from others."""
-    trainer = small_trainer(small_config(*overrides), run, GRAPH, group, np.array(SIZES[group.size]))
+    features = small_features(GRAPH, *WIDTHS[case]) if case in WIDTHS else None
+    config = small_config(*CASES[case])
+    trainer = small_trainer(config, run, GRAPH, group, np.array(SIZES[group.size]), features=features)
     sent: list[int] = []
-    wanted = columns = distinct = 0
+    wanted = wanted_users = columns = distinct = 0
     with mock.patch.object(dist, "all_to_all_single", record_sent(sent, group.rank)):
         for step in range(STEPS):
             batch = batch_of(trainer, step)
             trainer.train_step(batch)
             low, high = SIZES[group.size][group.rank : group.rank + 2]
             foreign = (batch.nodes < low) | (batch.nodes >= high)
-            wanted += int((foreign & ~np.isin(batch.nodes, trainer.embedding.hot.nodes)).sum())
+            fetched = foreign & ~np.isin(batch.nodes, trainer.embedding.hot.nodes)
+            wanted += int(fetched.sum())
+            wanted_users += int((fetched & (batch.nodes < GRAPH.n_users)).sum())
             columns += batch.global_size - len(batch.share)
             seeds = trainer.order.seeds(step)
             owner = np.searchsorted(SIZES[group.size], seeds.global_user, side="right") - 1
@@ -68,6 +76,7 @@ def measured(overrides: list[str], run: Path, group: WorkerGroup) -> dict[str, A
         "over workers": traffic.over_workers(group),
         "sent": sent,
         "wanted": wanted,
+        "wanted users": wanted_users,
         "columns": columns,
         "distinct": distinct,
     }
@@ -75,7 +84,7 @@ def measured(overrides: list[str], run: Path, group: WorkerGroup) -> dict[str, A
 
 def worker(rank: int, folder: Path) -> None:
     group = WorkerGroup.join(rank, 2, init_method=f"file://{folder}/meet", timeout_seconds=60)
-    results = [measured(overrides, folder, group) for overrides in CASES.values()]
+    results = [measured(case, folder, group) for case in CASES]
     (folder / f"{rank}.json").write_text(json.dumps(results))
     group.leave()
 
@@ -118,10 +127,14 @@ def test_rows_gradients_and_outputs_by_hand(results: dict[str, list[dict[str, An
     total = summed(found)
     wanted = sum(f["wanted"] for f in found)
     assert wanted > 20 * STEPS
-    wire = 2 if case == "bfloat16" else ITEM
+    wire = 2 if case.endswith("bfloat16") else ITEM
     assert total["rows"] == 2 * STEPS * 8 + wanted * (8 + DIM * wire)
-    hot = HOT if case == "hot rows" else 0  # a value more a row tells who was touched
+    hot = HOT if case.endswith("hot rows") else 0  # a value more a row tells who was touched
     assert total["gradients"] == wanted * DIM * wire + 2 * STEPS * hot * (DIM + 1) * ITEM
+    users, (user_width, item_width) = sum(f["wanted users"] for f in found), WIDTHS.get(case, (0, 0))
+    assert 0 < users < wanted
+    values = users * user_width + (wanted - users) * item_width
+    assert total["features"] == values * (2 if case.endswith("bfloat16") else 4)  # float32, whatever run.dtype
     columns, distinct = (sum(f[name] for f in found) for name in ("columns", "distinct"))
     gathered, gathers = {
         "in-batch softmax": (2 * columns * DIM * ITEM, 2),
@@ -131,6 +144,7 @@ def test_rows_gradients_and_outputs_by_hand(results: dict[str, list[dict[str, An
     assert total["gathered"] == gathered
     assert found[0]["exchanges"] == {
         "topology": 0,
+        "features": STEPS if case in WIDTHS else 0,
         "rows": 3 * STEPS,
         "gradients": 3 * STEPS if hot else STEPS,
         "gathered": gathers * STEPS,
@@ -140,7 +154,7 @@ def test_rows_gradients_and_outputs_by_hand(results: dict[str, list[dict[str, An
 def test_one_worker_exchanges_nothing(tmp_path: Path) -> None:
     group = WorkerGroup.join(0, 1)
     try:
-        found = measured([], tmp_path, group)
+        found = measured("features", tmp_path, group)
     finally:
         group.leave()
     assert sum(found["bytes"].values()) == sum(found["exchanges"].values()) == 0
