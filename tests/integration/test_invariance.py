@@ -41,6 +41,15 @@ TINY_CELLS: list[Cell] = [
 TINY_MODELS = {
     "softmax, dropout, sgd": ["model.encoder=graphsage", "model.dropout=0.2", "optim.name=sgd", "optim.lr=0.05"],
     "shared bpr, adam": ["loss.name=bpr", "loss.negatives=shared", "loss.num_negatives=3"],
+    "features, softmax, adam": [],
+    "features of items, towers, bpr, sgd, hot rows": [
+        "model.encoder=graphsage",
+        "model.tower=mlp",
+        "loss.name=bpr",
+        "optim.name=sgd",
+        "optim.lr=0.05",
+        "cluster.hot_rows=4",
+    ],
 }
 
 
@@ -103,19 +112,58 @@ def tiny(folder: Path) -> list[str]:
     ]
 
 
+def with_features(folder: Path, roles: list[str]) -> list[str]:
+    """Settings that give the log's users and items features; some have none, some keys are not in the log."""
+    rng = np.random.default_rng(6)
+    settings = []
+    for role, n, width in (("user", 26, 3), ("item", 16, 7)):
+        if role in roles:
+            keys = rng.permutation(n + 4)[: n - 2]
+            vectors = pa.array(list(rng.normal(size=(len(keys), width))), pa.list_(pa.float64()))
+            path = folder / f"{role}-features.parquet"
+            pq.write_table(pa.table({role: keys, "number": rng.normal(5, 3, len(keys)), "vector": vectors}), path)
+            settings.append(f"data.{role}_features={path}")
+    return settings
+
+
 @pytest.mark.parametrize("model", TINY_MODELS)
 def test_a_graph_of_extremes_gives_the_same_run(tmp_path: Path, model: str) -> None:
     """Whole runs in float64: both phases, and metrics, with shares and partitions that are often empty."""
     overrides = [*tiny(tmp_path), *TINY_MODELS[model]]
+    if "features" in model:
+        overrides += with_features(tmp_path, ["item"] if "of items" in model else ["user", "item"])
     first, reference = run_cell(tmp_path, TINY_CELLS[0], overrides)
     drawn = blocks(first)
     assert reference["dataset"]["n_train"] % 7 > 0  # the last step of an epoch is short
     assert len(drawn) == len(losses(reference)) == sum(reference["steps"].values())
-    for cell in TINY_CELLS[1:]:
+    cells = TINY_CELLS[1:] + ([(3, 3, 2, "replicated")] if model.startswith("features,") else [])
+    for cell in cells:
         run, report = run_cell(tmp_path, cell, overrides)
         assert blocks(run) == drawn, cell
         assert losses(report) == pytest.approx(losses(reference), rel=1e-9), cell
         assert report["metrics"] == pytest.approx(reference["metrics"], rel=1e-9), cell
+        assert (report["remote_bytes_by_kind"]["features"] > 0) == (cell[1] > 1 and "features" in model)
+        for name in ("users.parquet", "items.parquet"):
+            np.testing.assert_allclose(exported(run, name), exported(first, name), rtol=1e-7, atol=1e-9)
+
+
+def exported(run: Path, name: str) -> np.ndarray:
+    """The vectors of a run's export, by stable id."""
+    table = pq.read_table(run / "embeddings" / name, columns=["stable_id", "vector"]).sort_by("stable_id")
+    return np.stack(table["vector"].to_numpy())
+
+
+def test_features_change_the_losses_and_no_block(tmp_path: Path) -> None:
+    overrides = [*adversarial_log(tmp_path), "train.max_steps=5"]
+    features = with_features(tmp_path, ["item"])
+    cell: Cell = (2, 2, 1, "replicated")
+    (plain, plain_report), (rich, rich_report), (off, off_report) = (
+        run_cell(tmp_path / name, cell, [*overrides, *more])
+        for name, more in (("plain", []), ("rich", features), ("off", [*features, "model.features=false"]))
+    )
+    assert blocks(plain) == blocks(rich) == blocks(off)
+    assert losses(plain_report) == losses(off_report) != losses(rich_report)
+    assert off_report["remote_bytes_by_kind"]["features"] == 0
 
 
 @pytest.mark.parametrize("expand", ["all", "new"])

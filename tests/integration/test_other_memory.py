@@ -15,12 +15,11 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from distgnn.config import Config
 from distgnn.distributed.process_group import WorkerGroup
 from distgnn.training import trainer as trainer_module
 from distgnn.training.checkpoint import list_checkpoints
 from tests.other_memory import OTHER, MixedMemories, OtherTensor, other_memory
-from tests.small_training import small_config, small_graph, small_trainer
+from tests.small_training import small_config, small_features, small_graph, small_trainer
 from tests.two_workers import run_two_workers
 
 GRAPH = small_graph(5)
@@ -38,6 +37,7 @@ MODELS = {
     "lightgcn, bpr, adam, hot rows": ["loss.name=bpr", "optim.name=adam", "cluster.hot_rows=10"],
     "lightgcn, bpr, sgd, bfloat16": ["loss.name=bpr", "run.dtype=float32", "cluster.wire=bfloat16"],
     "lightgcn, directau, adam": ["loss.name=directau", "optim.name=adam"],
+    "lightgcn, bpr, adam, features, hot rows": ["loss.name=bpr", "optim.name=adam", "cluster.hot_rows=10"],
     "graphsage, towers, dropout, shared softmax, adam": [
         "model.encoder=graphsage",
         "model.tower=mlp",
@@ -69,14 +69,16 @@ def plain(tensor: torch.Tensor) -> np.ndarray:
     return inside.detach().numpy().copy()
 
 
-def everything(config: Config, run: Path, group: WorkerGroup, tables: torch.device | None) -> dict[str, Any]:
+def everything(model: str, run: Path, group: WorkerGroup, tables: torch.device | None) -> dict[str, Any]:
     """Train, write a checkpoint, go on from it in another trainer, infer and evaluate."""
     bounds = np.array(SIZES[group.size])
+    config = small_config(*MODELS[model])
+    features = small_features(GRAPH) if "features" in model else None
 
-    first = small_trainer(config, run, GRAPH, group, bounds, tables)
+    first = small_trainer(config, run, GRAPH, group, bounds, tables, features)
     first.train(99, None, STEPS)
     (info,) = list_checkpoints(str(run))
-    second = small_trainer(config, run, GRAPH, group, bounds, tables)
+    second = small_trainer(config, run, GRAPH, group, bounds, tables, features)
     second.resume(info)
     second.train(99, None, 2 * STEPS)
     place = group.device if tables is None else tables
@@ -106,23 +108,21 @@ def test_one_worker(
     tmp_path: Path, group: WorkerGroup, monkeypatch: pytest.MonkeyPatch, model: str, tables: str
 ) -> None:
     monkeypatch.setattr(trainer_module, "wrap", lambda module, group: module)  # DDP wants a device that it knows
-    config = small_config(*MODELS[model])
-    expected = everything(config, tmp_path / "host", group, None)
+    expected = everything(model, tmp_path / "host", group, None)
     with other_memory(group) as (split, _):
-        got = everything(config, tmp_path / "other", split, TABLES[tables])
+        got = everything(model, tmp_path / "other", split, TABLES[tables])
     for name, value in expected.items():
         np.testing.assert_allclose(got[name], value, rtol=1e-9, atol=1e-12, err_msg=name)
 
 
 def worker(rank: int, folder: Path) -> None:
     group = WorkerGroup.join(rank, 2, init_method=f"file://{folder}/meet", timeout_seconds=60)
-    trainer_module.wrap = lambda module, group: module  # type: ignore[assignment]  # nothing dense to sum
-    for index, overrides in enumerate(list(MODELS.values())[:5]):
-        config = small_config(*overrides)
-        np.savez(folder / f"{index}-plain-{rank}.npz", **everything(config, folder / f"{index}-plain", group, None))
+    trainer_module.wrap = lambda module, group: module  # type: ignore[assignment]  # the same is not summed everywhere
+    for index, model in enumerate(list(MODELS)[:6]):
+        np.savez(folder / f"{index}-plain-{rank}.npz", **everything(model, folder / f"{index}-plain", group, None))
         for name, tables in TABLES.items():
             with other_memory(group) as (split, seen):
-                result = everything(config, folder / f"{index}-{name}", split, tables)
+                result = everything(model, folder / f"{index}-{name}", split, tables)
             result["seen"] = np.array(sorted(set(seen)))
             np.savez(folder / f"{index}-{name}-{rank}.npz", **result)
     group.leave()
@@ -136,7 +136,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("tables", TABLES)
-@pytest.mark.parametrize("index", [0, 1, 2, 3, 4])
+@pytest.mark.parametrize("index", [0, 1, 2, 3, 4, 5])
 def test_two_workers(folder: Path, index: int, tables: str) -> None:
     for rank in range(2):
         got, expected = (np.load(folder / f"{index}-{name}-{rank}.npz") for name in (tables, "plain"))

@@ -118,16 +118,38 @@ def test_both_phases_and_early_stopping_go_on(log: Path, tmp_path: Path, phase: 
     assert resumed["epochs"]["full"] == whole["epochs"]["full"]
 
 
+def write_features(path: Path, seed: int) -> str:
+    """Two numbers for each item of the log."""
+    rng = np.random.default_rng(seed)
+    pq.write_table(pa.table({"item": np.arange(50), "a": rng.normal(size=50), "b": rng.normal(size=50)}), path)
+    return f"data.item_features={path}"
+
+
+@pytest.mark.parametrize("features", [False, True])
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
-def test_on_another_number_of_workers(log: Path, tmp_path: Path, before: int, after: int) -> None:
-    train(log, tmp_path / "whole", "train.max_steps=30")
-    train(log, tmp_path / "cut", "train.max_steps=15", f"cluster.workers={before}")
+def test_on_another_number_of_workers(log: Path, tmp_path: Path, before: int, after: int, features: bool) -> None:
+    more = [write_features(tmp_path / "features.parquet", 0)] if features else []
+    train(log, tmp_path / "whole", "train.max_steps=30", *more)
+    train(log, tmp_path / "cut", "train.max_steps=15", f"cluster.workers={before}", *more)
     (info,) = list_checkpoints(str(tmp_path / "cut"))[-1:]
     assert sum(name.startswith("shard-") for name in info.manifest["files"]) == before
-    train(log, tmp_path / "cut", "train.max_steps=30", f"cluster.workers={after}", "run.resume=true")
+    train(log, tmp_path / "cut", "train.max_steps=30", f"cluster.workers={after}", "run.resume=true", *more)
     got, expected = curve(tmp_path / "cut"), curve(tmp_path / "whole")
     assert len(expected) == 30
     assert got == pytest.approx(expected, rel=1e-6)
+
+
+def test_other_features_are_other_data(log: Path, tmp_path: Path) -> None:
+    run, features = tmp_path / "run", write_features(tmp_path / "features.parquet", 0)
+    train(log, run, "train.max_steps=4", features)
+    with pytest.raises(UserError, match="belong to another dataset"):
+        train(log, run, "train.max_steps=8", "run.resume=true")
+    with pytest.raises(UserError, match="belong to another dataset"):
+        train(log, run, "train.max_steps=8", "run.resume=true", write_features(tmp_path / "others.parquet", 1))
+    with pytest.raises(UserError, match="was trained with 2 features of items, now no features"):
+        train(log, run, "train.max_steps=8", "run.resume=true", features, "model.features=false")
+    train(log, run, "train.max_steps=8", "run.resume=true", features)
+    assert len(curve(run)) == 8
 
 
 def test_resume_without_a_checkpoint_starts_again(log: Path, tmp_path: Path) -> None:

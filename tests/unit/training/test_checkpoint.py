@@ -16,7 +16,7 @@ from distgnn.training.recorder import Recorder
 from distgnn.training.trainer import PhaseTrainer
 from distgnn.types import UserError
 from tests.moto_server import s3_bucket, s3_server
-from tests.small_training import batch_of, small_config, small_graph, small_trainer
+from tests.small_training import batch_of, small_config, small_features, small_graph, small_trainer
 
 __all__ = ["s3_bucket", "s3_server"]
 
@@ -123,6 +123,36 @@ def test_another_model_is_refused(tmp_path: Path, group: WorkerGroup, override: 
     (info,) = list_checkpoints(str(tmp_path))
     with pytest.raises(UserError, match=message):
         fresh(tmp_path, group, override).resume(info)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        (
+            (3, 5),
+            (3, 4),
+            "3 features of users and 5 features of items, now 3 features of users and 4 features of items",
+        ),
+        ((0, 5), (0, 0), "5 features of items, now no features"),
+        ((0, 0), (2, 0), "no features, now 2 features of users"),
+    ],
+)
+def test_other_features_are_refused(
+    tmp_path: Path, group: WorkerGroup, before: tuple[int, int], after: tuple[int, int], words: str
+) -> None:
+    def made(widths: tuple[int, int], *overrides: str) -> PhaseTrainer:
+        config = small_config(*MODEL, *overrides)
+        return small_trainer(config, tmp_path, GRAPH, group, features=small_features(GRAPH, *widths))
+
+    trainer = made(before)
+    trainer.save()
+    (info,) = list_checkpoints(str(tmp_path))
+    made(before).resume(info)
+    with pytest.raises(UserError, match=f"was trained with {words}: set model.features back"):
+        made(after).resume(info)
+    if any(before):
+        with pytest.raises(UserError, match="now no features: set model.features back"):
+            made(before, "model.features=false").resume(info)
 
 
 @pytest.mark.parametrize("other", ["sgd", "adagrad"])

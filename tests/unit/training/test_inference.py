@@ -16,7 +16,7 @@ from distgnn.nn.towers import MLPTower
 from distgnn.sampler.full import chunks_by_edges
 from distgnn.training.inference import infer, infer_sampled
 from distgnn.training.trainer import PhaseTrainer
-from tests.small_training import adjacency, small_config, small_graph, small_trainer
+from tests.small_training import adjacency, small_config, small_features, small_graph, small_trainer
 
 GRAPH = small_graph(1)
 BOUNDS = np.array([0, GRAPH.n_nodes])
@@ -29,14 +29,16 @@ def group() -> Iterator[WorkerGroup]:
     group.leave()
 
 
-def trainer(run: Path, group: WorkerGroup, *overrides: str) -> PhaseTrainer:
-    made = small_trainer(small_config(*overrides), run, GRAPH, group)
+def trainer(
+    run: Path, group: WorkerGroup, *overrides: str, features: dict[str, np.ndarray] | None = None
+) -> PhaseTrainer:
+    made = small_trainer(small_config(*overrides), run, GRAPH, group, features=features)
     made.model.train()  # inference must turn dropout off itself
     return made
 
 
 def vectors(made: PhaseTrainer, memory_bytes: int) -> torch.Tensor:
-    return infer(made.model, made.embedding, GRAPH, made.own, BOUNDS, made.group, memory_bytes)
+    return infer(made.model, made.embedding, GRAPH, made.own, BOUNDS, made.group, memory_bytes, features=made.features)
 
 
 def test_lightgcn_is_dense_propagation(tmp_path: Path, group: WorkerGroup) -> None:
@@ -46,6 +48,31 @@ def test_lightgcn_is_dense_propagation(tmp_path: Path, group: WorkerGroup) -> No
     step = root[:, None] * dense * root[None, :]
     x = made.embedding.weight
     torch.testing.assert_close(vectors(made, 1 << 30), (x + step @ x + step @ step @ x) / 3, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize(("users", "items"), [(3, 5), (0, 5), (3, 0)])
+def test_features_are_projected_and_added(tmp_path: Path, group: WorkerGroup, users: int, items: int) -> None:
+    features = small_features(GRAPH, users, items)
+    made = trainer(tmp_path, group, "sampler.fanout=99,99", features=features)
+    dense = torch.from_numpy(adjacency(GRAPH))
+    root = dense.sum(1).clamp(min=1).rsqrt()
+    step = root[:, None] * dense * root[None, :]
+    maps = {name.split(".")[2]: value for name, value in made.model.named_parameters()}
+    assert maps.keys() == features.keys()
+    added = {
+        role: torch.from_numpy(features[role]).double() @ maps[role].T if role in maps else torch.zeros(n, 6)
+        for role, n in (("user", GRAPH.n_users), ("item", GRAPH.n_items))
+    }
+    with torch.no_grad():
+        x = made.embedding.weight + torch.cat([added["user"], added["item"]])
+        assert (x != made.embedding.weight).any(1).sum() == sum(len(f) for f in features.values())
+        expected = (x + step @ x + step @ step @ x) / 3
+    width = made.embedding.weight.shape[1] * 8
+    for memory in (1, 40 * width, 1 << 30):
+        torch.testing.assert_close(vectors(made, memory), expected, rtol=1e-11, atol=1e-13)
+    torch.testing.assert_close(made.vectors(sampled=True), expected, rtol=1e-10, atol=1e-12)
+    isolated = GRAPH.n_nodes - 1  # an item without an edge: its own start and W f alone
+    torch.testing.assert_close(vectors(made, 1 << 30)[isolated], x[isolated] / 3)
 
 
 def test_graphsage_and_towers_are_the_dense_formula(tmp_path: Path, group: WorkerGroup) -> None:

@@ -12,7 +12,7 @@ import torch
 from distgnn import resources
 from distgnn.config import Config, load_config
 from distgnn.distributed.process_group import WorkerGroup
-from distgnn.training.memory import Placement, choose_topology, needs, place_tables
+from distgnn.training.memory import FeatureNeed, Placement, choose_topology, needs, place_tables
 from distgnn.types import UserError
 
 GPU = torch.device("cuda", 0)
@@ -99,6 +99,30 @@ def test_replicas_of_hot_rows_are_counted_where_there_are_several_workers() -> N
     assert hot.tables - plain.tables == N_NODES // 4 * 64 * 4 * 3
     assert hot.step > plain.step
     assert needs(config(HOT), N_NODES, N_OWN, 1, gpu=False, tables_on_gpu=False)[0].tables == plain.tables
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_features_are_counted_with_the_tables(gpu: bool) -> None:
+    widths, own = {"user": 8, "item": 300}, {"user": 4_000_000, "item": 1_000_000}
+    features = FeatureNeed.of(widths, own, 1000)
+    stored = 4 * (8 * 4_000_000 + 300 * 1_000_000 + 300 * 1000)
+    assert stored < features.store < 1.1 * stored
+    assert FeatureNeed.of({}, own, 1000) == FeatureNeed()
+    host, device = (
+        needs(config(), N_NODES, N_OWN, 2, gpu=gpu, tables_on_gpu=gpu, features=f) for f in (features, FeatureNeed())
+    )
+    with_them, without = (found[1] if gpu else found[0] for found in (host, device))
+    assert with_them.tables - without.tables == features.store
+    frontier = min(N_NODES, 4 * 1024 * 11 * 11)
+    assert with_them.step - without.step == frontier * (300 * 16 + 2 * 64 * 4)
+    assert with_them.evaluation - without.evaluation == N_OWN * 64 * 4
+    free = with_them.total - 1
+    if gpu:
+        group = WorkerGroup(0, 1, GPU, None, None, None)
+        assert place_tables(config(), N_NODES, N_OWN, "fit", group, free + 1, features).device == GPU
+        assert place_tables(config(), N_NODES, N_OWN, "fit", group, free, features).device == torch.device("cpu")
+        said = place_tables(config(), N_NODES, N_OWN, "fit", group, free + 1, features).statement
+        assert "rows, moments and features" in said
 
 
 def test_tables_on_a_device_that_is_not_used_are_refused() -> None:
