@@ -6,6 +6,7 @@ import os
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 from distgnn import storage
 from distgnn.config import Config
@@ -65,6 +66,11 @@ def check_data(examination: Examination) -> list[Finding]:
         examination.weights = bool(config.data.weight_column)
     elif not config.run.path:
         findings.append(_look_up_name(config, examination))
+    columns = {"user": config.data.user_column, "item": config.data.item_column}
+    for role, column in columns.items():
+        if uri := getattr(config.data, f"{role}_features"):
+            look = partial(_look_at_features, column=column, role=role, examination=examination)
+            findings.append(_read(f"data.{role}_features", uri, look))
     return findings
 
 
@@ -85,6 +91,8 @@ def _look_at_dataset(uri: str, examination: Examination) -> str:
 
     dataset = PreparedDataset.open(uri, verify=False)
     examination.n_nodes = dataset.n_users + dataset.n_items
+    examination.n_by_role = {"user": dataset.n_users, "item": dataset.n_items}
+    examination.feature_widths |= dataset.feature_widths()
     return (
         f"{dataset.name} in {uri}: {dataset.n_users:,} users, {dataset.n_items:,} items, {dataset.n_train:,} training "
         "edges (its files are checked when the run starts)"
@@ -104,6 +112,14 @@ def _look_at_log(uri: str, examination: Examination) -> str:
     return f"{uri}: {len(files)} {files[0].format} file{'s' * (len(files) > 1)}, about {rows:,} interactions"
 
 
+def _look_at_features(uri: str, column: str, role: str, examination: Examination) -> str:
+    from distgnn.data.features import FeatureTable
+
+    table = FeatureTable(uri, column, role)
+    examination.feature_widths[role] = table.width
+    return f"{uri}: {table.rows:,} rows, {len(table.columns)} columns, {table.width:,} values a row"
+
+
 def _look_up_name(config: Config, examination: Examination) -> Finding:
     from distgnn.data.registry import list_datasets
     from distgnn.partition.sources import DEFAULT_DATASET
@@ -117,6 +133,7 @@ def _look_up_name(config: Config, examination: Examination) -> Finding:
         return refusal(what, f"{name} is {entry.state}", f"repair or remove {entry.source}")
     if entry.n_users and entry.n_items:
         examination.n_nodes = entry.n_users + entry.n_items
+        examination.n_by_role = {"user": entry.n_users, "item": entry.n_items}
     examination.n_rows = entry.n_train or 0
     figure = f"{name}, {entry.state}"
     if entry.state == "downloadable":

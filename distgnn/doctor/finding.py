@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from distgnn.config import Config
 from distgnn.types import UserError
@@ -53,6 +53,8 @@ class Examination:
         n_nodes: of the dataset, once it is known.
         n_rows: interactions of a raw log, once they are known; 0 where nothing is to be prepared.
         timestamps, weights: whether those are read from it.
+        n_by_role: users and items, under `user` and `item`, once they are known.
+        feature_widths: values in a row of features, likewise.
     """
 
     config: Config
@@ -60,6 +62,8 @@ class Examination:
     n_rows: int = 0
     timestamps: bool = False
     weights: bool = False
+    n_by_role: dict[str, int] = field(default_factory=dict)
+    feature_widths: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

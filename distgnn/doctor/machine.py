@@ -84,16 +84,23 @@ def _memory_needs(examination: Examination) -> Iterator[tuple[str, int, str]]:
         from distgnn.training.launch import local_workers
 
         workers = local_workers(config)
-        host, _ = _training_needs(config, examination.n_nodes, workers, config.cluster.tables != "host")
+        host, _ = _training_needs(examination, examination.n_nodes, workers, config.cluster.tables != "host")
         yield "training", host.total * workers, _SMALLER
 
 
-def _training_needs(config: Config, n_nodes: int, workers: int, tables_on_gpu: bool) -> tuple[Need, Need]:
+def _training_needs(examination: Examination, n_nodes: int, workers: int, tables_on_gpu: bool) -> tuple[Need, Need]:
     """What a worker takes of host memory and of its GPU's, with equal shares of the nodes."""
-    from distgnn.training.memory import needs
+    from distgnn.training.memory import FeatureNeed, needs
 
+    config = examination.config
     gpu = config.cluster.use_gpu
-    return needs(config, n_nodes, -(-n_nodes // workers), workers, gpu=gpu, tables_on_gpu=gpu and tables_on_gpu)
+    features = FeatureNeed()
+    if examination.n_by_role and config.model.features:
+        n_own = {role: -(-n // workers) for role, n in examination.n_by_role.items()}
+        features = FeatureNeed.of(examination.feature_widths, n_own, config.cluster.n_hot(n_nodes))
+    on_gpu = gpu and tables_on_gpu
+    share = -(-n_nodes // workers)
+    return needs(config, n_nodes, share, workers, gpu=gpu, tables_on_gpu=on_gpu, features=features)
 
 
 def check_shared_memory(examination: Examination) -> list[Finding]:
@@ -189,7 +196,7 @@ def check_gpus(examination: Examination) -> list[Finding]:
             return [Finding(FAIL, "GPUs", figure, advice)]
         if examination.n_nodes:
             workers = cluster.fitting_workers(len(devices))
-            _, least = _training_needs(examination.config, examination.n_nodes, workers, cluster.tables == "device")
+            _, least = _training_needs(examination, examination.n_nodes, workers, cluster.tables == "device")
             if least.total > min(free for free, _ in memory):
                 figure += f"; a worker needs at least {resources.gib(least.total)}"
                 instead = "set cluster.tables = auto or host, or " if cluster.tables == "device" else ""

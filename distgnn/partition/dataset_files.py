@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +79,22 @@ def content_hash(manifest: dict[str, Any]) -> str:
     return hash_of_json([{key: manifest[key] for key in keys}, arrays])
 
 
+@dataclass(frozen=True)
+class FileArray:
+    """An array in a file, mapped.
+
+    Attributes:
+        values: the array, writable. mapping: of the file.
+    """
+
+    values: np.ndarray
+    mapping: mmap.mmap
+
+    def forget(self) -> None:
+        """Leave the pages touched so far to the page cache: they are no memory of this process any more."""
+        self.mapping.madvise(mmap.MADV_DONTNEED)
+
+
 class DatasetWriter:
     """Writes files into a folder and remembers size and hash of each.
 
@@ -103,20 +121,18 @@ class DatasetWriter:
         self._note(name)
 
     @contextmanager
-    def new_array(self, name: str, shape: tuple[int, ...], dtype: type[np.generic]) -> Iterator[np.ndarray]:
+    def new_array(self, name: str, shape: tuple[int, ...], dtype: type[np.generic]) -> Iterator[FileArray]:
         """A .npy file of zeros to fill in place within the block, without holding it in memory."""
         descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
-        header = {"shape": shape, "fortran_order": False, "descr": descr}
-        place = self._place(name)
-        with open(place, "xb") as stream:
-            np.lib.format.write_array_header_1_0(stream, header)
-            start, size = stream.tell(), int(np.prod(shape)) * np.dtype(dtype).itemsize
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        with open(self._place(name), "x+b") as stream:
+            np.lib.format.write_array_header_1_0(stream, {"shape": shape, "fortran_order": False, "descr": descr})
+            start = stream.tell()
             # A disk that is full says so here; a mapped page that finds no place would kill the process.
             os.posix_fallocate(stream.fileno(), 0, start + size)
-        mapped = np.memmap(place, dtype, "r+", start, shape)
-        yield mapped.view(np.ndarray)
-        mapped.flush()
-        del mapped
+            mapping = mmap.mmap(stream.fileno(), start + size)
+        yield FileArray(np.frombuffer(mapping, dtype, offset=start).reshape(shape), mapping)
+        mapping.flush()
         self._note(name)
 
     def table(self, name: str, table: pa.Table) -> None:

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from distgnn import resources
 from distgnn.data.features import FeatureTable
-from distgnn.partition.dataset_files import DatasetWriter, features_file, hash_of_json
+from distgnn.partition.dataset_files import DatasetWriter, FileArray, features_file, hash_of_json
 
 Log = Callable[[str], None]
 _CHUNK_VALUES = 1 << 21
@@ -55,14 +55,15 @@ def _write(writer: DatasetWriter, table: FeatureTable, keys: pa.Array, standardi
     n = len(keys)
     there = np.zeros(n, bool)
     there[located.stable[located.stable >= 0]] = True
-    with writer.new_array(features_file(table.role), (n, table.width), np.float32) as rows:
+    with writer.new_array(features_file(table.role), (n, table.width), np.float32) as file:
         at = 0
         for values in table.batches():
             stable = located.stable[at : at + len(values)]
             known = np.flatnonzero(stable >= 0)
-            rows[stable[known]] = values[known]
+            file.values[stable[known]] = values[known]
+            file.forget()
             at += len(values)
-        moments = _standardize(rows, there) if standardize else None
+        moments = _standardize(file, there) if standardize else None
     n_there = int(there.sum())
     log(
         f"{table.role} features: {len(table.columns)} columns, {table.width:,} values a row "
@@ -78,37 +79,38 @@ def _write(writer: DatasetWriter, table: FeatureTable, keys: pa.Array, standardi
     }
 
 
-def _standardize(rows: np.ndarray, there: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _standardize(file: FileArray, there: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Subtract each column's mean and divide by its standard deviation, in place; constant columns become 0.
 
     Sums go by stable id: they do not depend on the order of the table.
 
     Args:
-        rows: float32 `[n, f]`. there: bool `[n]`: the rows that count; the others stay as they are.
+        file: rows, float32 `[n, f]`. there: bool `[n]`: the rows that count; the others stay as they are.
 
     Returns:
         Mean and standard deviation (0 of a constant column), float64 `[f]`.
     """
-    n = int(there.sum())
-    total, squares = np.zeros(rows.shape[1]), np.zeros(rows.shape[1])
-    low, high = np.full(rows.shape[1], np.inf), np.full(rows.shape[1], -np.inf)
-    for _, values in _chunks(rows, there):
+    n, width = int(there.sum()), file.values.shape[1]
+    total, squares = np.zeros(width), np.zeros(width)
+    low, high = np.full(width, np.inf), np.full(width, -np.inf)
+    for _, values in _chunks(file, there):
         total += values.sum(0)
         low, high = np.minimum(low, values.min(0)), np.maximum(high, values.max(0))
     mean = total / n
-    for _, values in _chunks(rows, there):
+    for _, values in _chunks(file, there):
         squares += np.square(values - mean).sum(0)
     std = np.where(low == high, 0.0, np.sqrt(squares / n))
     scale = np.divide(1.0, std, out=np.zeros_like(std), where=std > 0)
-    for at, values in _chunks(rows, there):
-        rows[at] = (values - mean) * scale
+    for at, values in _chunks(file, there):
+        file.values[at] = (values - mean) * scale
     return mean, std
 
 
-def _chunks(rows: np.ndarray, there: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _chunks(file: FileArray, there: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Positions and float64 values of the rows that count, a bounded number at a time."""
-    step = max(1, _CHUNK_VALUES // rows.shape[1])
-    for start in range(0, len(rows), step):
+    step = max(1, _CHUNK_VALUES // file.values.shape[1])
+    for start in range(0, len(there), step):
         at = start + np.flatnonzero(there[start : start + step])
         if len(at):
-            yield at, rows[at].astype(np.float64)
+            yield at, file.values[at].astype(np.float64)
+        file.forget()

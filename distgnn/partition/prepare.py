@@ -35,6 +35,7 @@ _ROW_BYTES = 110  # with text keys; integers take less
 _TIMESTAMP_BYTES = 24
 _WEIGHT_BYTES = 16
 _FEATURE_ROW_BYTES = 8  # of a table of features: whose they are
+_FEATURE_BATCH_BYTES = 96 << 20  # a batch of its values in all their forms
 _BASE_BYTES = 420 << 20  # the interpreter, Arrow's and Numba's code, a batch of text in all its forms
 
 
@@ -156,7 +157,7 @@ def _state_needs(sources: Sources, tables: dict[str, FeatureTable], out: str, lo
     columns = (bool(sources.timestamp_column), bool(sources.weight_column))
     need, disk, left = estimate_bytes(rows, *columns), _disk_bytes(rows, *columns), resources.available_memory()
     for table in tables.values():
-        need += _FEATURE_ROW_BYTES * table.rows
+        need += _FEATURE_ROW_BYTES * table.rows + _FEATURE_BATCH_BYTES
         disk += feature_bytes(min(table.rows, rows), table.width)  # no more nodes than rows of the log
     log(
         f"{sources.name}: about {rows:,} rows; estimated peak memory {resources.gib(need)} (available"

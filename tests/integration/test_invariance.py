@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -154,7 +156,7 @@ def exported(run: Path, name: str) -> np.ndarray:
 
 
 def test_features_change_the_losses_and_no_block(tmp_path: Path) -> None:
-    overrides = [*adversarial_log(tmp_path), "train.max_steps=5"]
+    overrides = [*tiny(tmp_path), "train.max_steps=5"]
     features = with_features(tmp_path, ["item"])
     cell: Cell = (2, 2, 1, "replicated")
     (plain, plain_report), (rich, rich_report), (off, off_report) = (

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import s3fs
 
@@ -73,6 +75,21 @@ def test_a_prepared_dataset(tmp_path: Path) -> None:
     assert examined.n_nodes == dataset.n_users + dataset.n_items
     (missing,) = data(f"data.path={tmp_path}")
     assert missing.status == FAIL
+
+
+def test_features(tmp_path: Path) -> None:
+    keys = load_dataset("debian-deps", partition={"method": "random"}).item_keys()
+    pq.write_table(
+        pa.table({"item": keys, "x": range(len(keys)), "v": [[0.5] * 4] * len(keys)}), tmp_path / "f.parquet"
+    )
+    examined = examination(f"data.item_features={tmp_path}/f.parquet", f"data.user_features={tmp_path}/gone.parquet")
+    name, users, items = files.check_data(examined)
+    assert (users.what, users.status, items.what) == ("data.user_features", FAIL, "data.item_features")
+    assert items.figure == f"{tmp_path}/f.parquet: {len(keys):,} rows, 2 columns, 5 values a row"
+    assert examined.feature_widths == {"item": 5}
+    assert examined.n_by_role["item"] == len(keys)
+    (wrong,) = [f for f in data(f"data.user_features={tmp_path}/f.parquet") if f.what == "data.user_features"]
+    assert (wrong.status, "no column 'user'" in wrong.figure) == (FAIL, True)
 
 
 def test_names() -> None:

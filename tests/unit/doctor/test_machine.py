@@ -79,6 +79,10 @@ def test_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert wide.status == FAIL
     assert "model.dim" in wide.advice
     assert "distgnn prepare" not in wide.advice
+    counts = {"user": 0, "item": 1_000_000}
+    facts = {"n_nodes": 1_000_000, "n_by_role": counts, "feature_widths": {"item": 1000}}
+    rich, off = (only(machine.check_memory(examination(f"model.features={x}", **facts))) for x in ("true", "false"))
+    assert (rich.status, off.status) == (FAIL, OK)  # 4 GB of features
     workers = only(machine.check_memory(examination("cluster.workers=2", "partition.parts=2", n_nodes=1000)))
     assert workers.status == FAIL  # twice the 2 GiB for evaluation
     long = only(machine.check_memory(examination(n_rows=1 << 30, timestamps=True)))
