@@ -317,7 +317,7 @@ class ClusterConfig:
     use_gpu: bool = False  # NCCL and CUDA devices instead of gloo and the CPU; not tested on real GPUs yet
     tables: str = "auto"  # embedding rows and moments: device (GPU), host, or auto: on the GPUs where they fit
     hot_rows: float = 0.0  # nodes of most edges whose rows every worker holds: a number, or a share below 1; exact
-    wire: str = "float32"  # of rows and gradients between workers; float32: as in the tables; bfloat16: not exact
+    wire: str = "float32"  # of rows, features and gradients between workers; float32: as they are; bfloat16: not exact
     ray: bool = False  # workers of a Ray cluster (RAY_ADDRESS) instead of processes; jobs/*.py turn it on
     timeout_seconds: float = 600.0  # a collective that waits longer ends the run
     max_failures: int = 3  # Ray: restarts from the last checkpoint after a worker's death

@@ -98,8 +98,8 @@ def phase_trainer(
     recorder.say(placement.statement)
     recorder.say(f"{phase}: {topology_statement(topology, group)}")
     if trainer.feature_widths:
-        widths = ", ".join(f"{width:,} values a {role}" for role, width in trainer.feature_widths.items())
-        recorder.say(f"{phase}: features ({widths}) are projected and added to the rows")
+        widths = ", ".join(f"{role} {width:,}" for role, width in trainer.feature_widths.items())
+        recorder.say(f"{phase}: features (values a row: {widths}) are projected and added to the embedding rows")
     return trainer
 
 

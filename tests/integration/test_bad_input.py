@@ -163,7 +163,33 @@ def test_corrupt_parquet(folder: Path, refused: Refused) -> None:
     refused(folder, ["prepare", "--input", "overwritten.parquet", "--out", "dataset"], "overwritten.parquet")
 
 
+FEATURES: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "no key column": ({"key": [1, 2], "x": [0.5, 1.5]}, ["no column 'item'", "'key', 'x'"]),
+    "text": ({"item": [1, 2], "title": ["a", "b"]}, ["column 'title'", "string", "drop the column"]),
+    "a key twice": ({"item": [1, 2, 1], "x": [1, 2, 3]}, ["row 3", "column 'item'", "one row"]),
+    "NaN": ({"item": [1, 2], "x": [1.0, float("nan")]}, ["row 2", "column 'x'", "not finite"]),
+    "null": ({"item": [1, 2], "x": [None, 1.0]}, ["row 1", "column 'x'", "null"]),
+    "lists of two lengths": ({"item": [1, 2], "v": [[1.0], [1.0, 2.0]]}, ["row 2", "column 'v'", "one length"]),
+    "keys of another kind": ({"item": ["1", "2"], "x": [1, 2]}, ["column 'item'", "write them alike"]),
+}
+
+
+@pytest.mark.parametrize("case", FEATURES)
+def test_features_that_cannot_be_used(folder: Path, refused: Refused, case: str) -> None:
+    columns, words = FEATURES[case]
+    pq.write_table(pa.table(columns), folder / "items.parquet")
+    arguments = ["prepare", "--input", "log.parquet", "--item-features", "items.parquet", "--out", "dataset"]
+    refused(folder, arguments, "items.parquet", *words)
+    if case in ("no key column", "text"):
+        arguments = ["train", "--input", "log.parquet", "--item-features", "items.parquet", "--out", "run"]
+        refused(folder, arguments, "items.parquet", *words, process=case == "text")
+
+
 COMMANDS = {
+    "no such features": (
+        ["train", "--input", "log.parquet", "--user-features", "nowhere.parquet", "--out", "run"],
+        ["nowhere.parquet", "check the path"],
+    ),
     "no such log": (["prepare", "--input", "nowhere.csv", "--out", "dataset"], ["nowhere.csv"]),
     "unknown key": (["train", "--set", "train.epoch=3"], ["train.epoch", "did you mean epochs"]),
     "unknown dataset": (["train", "--name", "gowala", "--out", "run"], ["gowala", "gowalla"]),
@@ -285,6 +311,21 @@ def test_resuming_a_run_of_another_dataset(sound: Path, refused: Refused) -> Non
 def test_resuming_a_run_with_another_model(sound: Path, refused: Refused) -> None:
     arguments = ["train", "--data", "dataset", *TWO_PARTS, "--out", "run", "--resume", *TINY]
     refused(sound, [*arguments, "--set", "model.dim=16"], "width 8", "model.dim = 16")
+
+
+def test_features_for_a_dataset_without_any(sound: Path, refused: Refused, run: Run) -> None:
+    pq.write_table(pa.table({"item": np.arange(40), "x": np.arange(40) % 7}), sound / "items.parquet")
+    named = ["--item-features", "items.parquet"]
+    arguments = ["train", "--data", "dataset", *TWO_PARTS, *named, "--out", "again", *TINY]
+    refused(sound, arguments, "dataset: has no item features", "distgnn prepare", "run.out")
+    code, stderr = run(sound, "prepare", "--set", "data.path=dataset", *TWO_PARTS, *named, "--out", "rich")
+    assert code == 0, stderr
+    code, stderr = run(sound, "train", "--data", "rich", *TWO_PARTS, "--out", "rich-run", *TINY)
+    assert code == 0, stderr
+    assert "features (values a row: item 1) are projected" in stderr
+    refused(
+        sound, ["train", "--data", "rich", *TWO_PARTS, *named, "--out", "again", *TINY], "has item features already"
+    )
 
 
 @pytest.mark.parametrize("parts", ["1", "3"])
