@@ -61,8 +61,9 @@ def test_the_report_holds_what_scripts_rely_on(work: Path, report: dict[str, Any
     assert len(report["peak_rss_bytes"]) == 2
     assert report["remote_bytes"] == sum(report["remote_bytes_by_kind"].values())
     assert all(report["remote_bytes_by_kind"][kind] > 0 for kind in ("rows", "gradients", "gathered"))
-    assert report["exchanges_per_step"] == {"topology": 0, "rows": 3, "gradients": 1, "gathered": 2}
-    assert report["messages_per_step"] == {"topology": 0, "rows": 6, "gradients": 2, "gathered": 4}
+    expected = {"topology": 0, "rows": 3, "features": 0, "gradients": 1, "gathered": 2}
+    assert report["exchanges_per_step"] == expected
+    assert report["messages_per_step"] == {kind: 2 * n for kind, n in expected.items()}
     assert sum(report["remote_bytes_per_step"].values()) * sum(report["steps"].values()) == report["remote_bytes"]
     facts = report["dataset"]
     manifest = json.loads((work / "data" / "manifest.json").read_text())
