@@ -95,10 +95,12 @@ def count(group: WorkerGroup, folder: Path) -> None:
     assert trainer.totals.traffic.bytes == {
         "topology": 2 * 4 + 8 + 1 * 4 + 2 * 4,
         "rows": 8 + 2 * 8 + 2 * 24,  # how many, two ids (the other user and item), and the same two rows answered
+        "features": 0,
         "gradients": 2 * 24,
         "gathered": 2 * 24 + 2 * 24,  # its own two outputs, and the gradients of the other's two
     }
-    assert trainer.totals.traffic.exchanges == {"topology": 1 + 3, "rows": 3, "gradients": 1, "gathered": 2}
+    exchanges = {"topology": 1 + 3, "rows": 3, "features": 0, "gradients": 1, "gathered": 2}
+    assert trainer.totals.traffic.exchanges == exchanges
 
 
 def agree(group: WorkerGroup, folder: Path) -> None:

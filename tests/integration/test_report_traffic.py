@@ -57,7 +57,8 @@ def test_counts_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers
             wanted = int(remote.sum())
             rows += others * SIZE + wanted * (8 + DIM * VALUE)
             gradients += wanted * DIM * VALUE
-    assert report["remote_bytes_by_kind"] == {"topology": topology, "rows": rows, "gradients": gradients, "gathered": 0}
+    nothing = {"features": 0, "gathered": 0}
+    assert report["remote_bytes_by_kind"] == {"topology": topology, "rows": rows, "gradients": gradients, **nothing}
     assert report["remote_bytes"] == topology + rows + gradients
     assert report["remote_bytes_per_step"]["topology"] == pytest.approx(topology / STEPS)
     messages = workers * others  # of one exchange
@@ -65,5 +66,5 @@ def test_counts_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers
         "topology": (1 + 3 * len(FANOUT)) * messages,
         "rows": 3 * messages,
         "gradients": messages,
-        "gathered": 0,
+        **nothing,
     }
