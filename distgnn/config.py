@@ -114,17 +114,24 @@ class SamplerConfig:
     prefetch: int = 4  # minibatches ahead of the trainer
     expand: str = "all"  # all: every node of the frontier draws afresh each hop; new: only new nodes do, as in PyG
     exclude_targets: bool = True  # keep the seed edges of the global step out of its blocks, in both directions
-    time_respecting: bool = False  # not available yet
+    time_respecting: bool | str = "auto"  # no edge later than the target; auto: true where data.split = global_time
 
     def __post_init__(self) -> None:
         if not self.fanout or any(f < 1 for f in self.fanout):
             raise UserError(f"config: sampler.fanout = {list(self.fanout)} must name at least one hop, each at least 1")
         _one_of("sampler", "topology", self.topology, ("auto", "replicated", "partitioned"))
-        if self.time_respecting:
-            raise UserError("config: sampler.time_respecting = true is not available yet; leave it out")
+        if not isinstance(self.time_respecting, bool) and self.time_respecting != "auto":
+            raise UserError(
+                f"config: sampler.time_respecting = {self.time_respecting!r} is not one of auto, true, false"
+            )
         _at_least("sampler", "threads", self.threads, 1)
         _at_least("sampler", "prefetch", self.prefetch, 1)
         _one_of("sampler", "expand", self.expand, ("all", "new"))
+
+    @property
+    def respects_time(self) -> bool:
+        """Whether sampling goes by timestamps; of `auto` not yet (see `Config.for_log`)."""
+        return self.time_respecting is True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -409,6 +416,20 @@ class Config:
                 "config: cluster.wire = 'bfloat16' keeps 8 bits of a value that run.dtype = 'float64' wants exact; "
                 "leave one of them out"
             )
+        if self.sampler.respects_time:
+            self._check_time_respecting()
+
+    def _check_time_respecting(self) -> None:
+        if self.loss.negatives == "shared":
+            raise UserError(
+                "config: loss.negatives = 'shared' has one row for all cut-offs and does not go with "
+                "sampler.time_respecting = true; use uniform, or set sampler.time_respecting = false"
+            )
+        if self.data.input and not self.data.path and not self.data.timestamp_column:
+            raise UserError(
+                "config: sampler.time_respecting = true goes by timestamps; name their column in "
+                "data.timestamp_column, or leave sampler.time_respecting out"
+            )
 
     @property
     def parts(self) -> int:
@@ -423,6 +444,13 @@ class Config:
             train=dataclasses.replace(self.train, batch_size=self.train.batch_size or size),
             distill=dataclasses.replace(self.distill, batch_size=self.distill.batch_size or size),
         )
+
+    def for_log(self, split: str, timestamps: bool) -> Config:
+        """`sampler.time_respecting = "auto"` resolved for a log that was split so, and has timestamps or none."""
+        if self.sampler.time_respecting != "auto":
+            return self
+        on = split == "global_time" and timestamps
+        return dataclasses.replace(self, sampler=dataclasses.replace(self.sampler, time_respecting=on))
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """Plain nested dictionaries (tuples become lists)."""
@@ -456,7 +484,8 @@ def _coerce(where: str, annotation: Any, value: Any) -> Any:
             value = [value]
         return tuple(_coerce(where, element, v) for v in value)
     if isinstance(annotation, types.UnionType):
-        annotation = next(a for a in typing.get_args(annotation) if a is not type(None))
+        kinds = typing.get_args(annotation)
+        annotation = type(value) if type(value) in kinds else kinds[0]
     if annotation is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if annotation is str and isinstance(value, Path):

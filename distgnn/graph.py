@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from distgnn.kernels.neighbor_sampling import name_nodes, row_lengths
+from distgnn.kernels.temporal_sampling import order_by_time
 from distgnn.types import USER
 
 
@@ -27,6 +28,8 @@ class Topology:
         user_offsets: int64 `[n_users + 1]`, cumulative degrees of the users in stable order: edge id e belongs to the
             user whose range holds it.
         degrees: integer `[N]`, of all nodes; needed where a partition is not held.
+        times: for time-respecting sampling, timestamp int64 `[e_p]` and time_order integer `[e_p]` (the positions of
+            each row by (timestamp, position)) of every partition that is held.
     """
 
     def __init__(
@@ -37,6 +40,7 @@ class Topology:
         parts: Sequence[tuple[np.ndarray, np.ndarray] | None],
         user_offsets: np.ndarray,
         degrees: np.ndarray | None = None,
+        times: Sequence[tuple[np.ndarray, np.ndarray] | None] | None = None,
     ) -> None:
         self.offsets = np.ascontiguousarray(offsets, dtype=np.int64)
         self.stable_id = stable_id
@@ -64,13 +68,38 @@ class Topology:
         for indptr, indices in zip(self._indptr, self._indices, strict=True):
             assert indptr.dtype == np.int64 and indices.dtype == self.like_indices.dtype
             assert indptr.flags.c_contiguous and indices.flags.c_contiguous
+        self._timestamp: list[np.ndarray] = []
+        self._time_order: list[np.ndarray] = []
+        self.has_times = times is not None
+        if times is not None:
+            self._map_times(times)
+
+    def _map_times(self, times: Sequence[tuple[np.ndarray, np.ndarray] | None]) -> None:
+        assert [p for p, pair in enumerate(times) if pair is not None] == self.held
+        dtype = next(pair[1].dtype for pair in times if pair is not None)
+        pairs = [pair or (np.empty(0, np.int64), np.empty(0, dtype)) for pair in times]
+        self._timestamp = [np.asarray(timestamp).view(np.ndarray) for timestamp, _ in pairs]
+        self._time_order = [np.asarray(order).view(np.ndarray) for _, order in pairs]
+        for indices, *arrays in zip(self._indices, self._timestamp, self._time_order, strict=True):
+            for array, wanted in zip(arrays, (np.dtype(np.int64), dtype), strict=True):
+                assert array.dtype == wanted and array.flags.c_contiguous and len(array) == len(indices)
+        # What every kernel that reads times takes after `csc`, in this order.
+        self.times = (
+            np.array([a.ctypes.data for a in self._timestamp], np.int64),
+            np.array([a.ctypes.data for a in self._time_order], np.int64),
+            np.empty(0, np.int64),
+            np.empty(0, dtype),
+        )
 
     @classmethod
-    def from_edges(cls, user: np.ndarray, item: np.ndarray, n_users: int, n_items: int) -> Topology:
+    def from_edges(
+        cls, user: np.ndarray, item: np.ndarray, n_users: int, n_items: int, timestamp: np.ndarray | None = None
+    ) -> Topology:
         """One partition whose node ids are the stable users, then n_users + the stable items.
 
         Args:
-            user, item: stable ids of distinct edges, integer `[E]`.
+            user, item: stable ids of distinct edges, integer `[E]`. timestamp: int64 `[E]`, for time-respecting
+                sampling.
         """
         user = np.asarray(user, np.int64)
         item = np.asarray(item, np.int64)
@@ -82,12 +111,19 @@ class Topology:
         indptr = np.concatenate([[0], np.cumsum(degree)]).astype(np.int64)
         indices = np.concatenate([n_users + item[by_user], user[by_item]]).astype(dtype)
         stable = np.concatenate([np.arange(n_users), np.arange(n_items)]).astype(dtype)
+        times = None
+        if timestamp is not None:
+            time = np.asarray(timestamp, np.int64)[np.concatenate([by_user, by_item])]
+            order = np.empty(len(time), dtype)
+            order_by_time(indptr, time, order)
+            times = [(time, order)]
         return cls(
             np.array([[0, n_users, n_nodes]]),
             stable,
             np.arange(n_nodes, dtype=dtype),
             [(indptr, indices)],
             indptr[: n_users + 1].copy(),
+            times=times,
         )
 
     def part_arrays(self, part: int) -> tuple[np.ndarray, np.ndarray]:
@@ -105,6 +141,14 @@ class Topology:
         row = node - self.offsets[part, 0]
         indptr, indices = self.part_arrays(part)
         return indices[indptr[row] : indptr[row + 1]]
+
+    def row_times(self, node: int) -> tuple[np.ndarray, np.ndarray]:
+        """Timestamps int64 `[degree]` of one node's row, and its positions by (timestamp, position)."""
+        part = int(np.searchsorted(self.offsets[:, 0], node, side="right")) - 1
+        row = node - self.offsets[part, 0]
+        indptr, _ = self.part_arrays(part)
+        span = slice(indptr[row], indptr[row + 1])
+        return self._timestamp[part][span], self._time_order[part][span]
 
     def describe(self, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Type uint8, stable id int64 and degree int64 of nodes int64 `[n]`."""
@@ -139,10 +183,13 @@ class Topology:
 
     def nbytes(self) -> int:
         """Bytes of the rows that are held, for memory statements."""
-        return sum(a.nbytes for a in self._indptr + self._indices)
+        return sum(a.nbytes for a in self._indptr + self._indices + self._timestamp + self._time_order)
 
     def validate(self) -> None:
-        """Assert the invariants: contiguous ranges, inverse id maps, rows ordered by stable id, symmetric edges."""
+        """Assert the invariants: contiguous ranges, inverse id maps, rows ordered by stable id, symmetric edges.
+
+        Timestamps are the same in both directions, and rows are ordered by them.
+        """
         assert self.offsets[0, 0] == 0 and (self.offsets[1:, 0] == self.offsets[:-1, 2]).all()
         node_type, stable, degree = self.describe(np.arange(self.n_nodes))
         users = np.flatnonzero(node_type == USER)
@@ -155,8 +202,12 @@ class Topology:
         for node in range(self.n_nodes):
             row = self.row(node)
             assert (node_type[row] != node_type[node]).all() and (np.diff(stable[row]) > 0).all()
-            pairs = np.stack([np.full(len(row), node), row])
+            time = np.zeros(len(row), np.int64)
+            if self.has_times:
+                time, order = self.row_times(node)
+                assert (order == np.lexsort((np.arange(len(row)), time))).all()
+            pairs = np.stack([np.full(len(row), node), row, time])
             (forward if node_type[node] == USER else backward).append(pairs)
         ahead = np.concatenate(forward, axis=1)
-        back = np.concatenate(backward, axis=1)[::-1]
+        back = np.concatenate(backward, axis=1)[[1, 0, 2]]
         assert (ahead[:, np.lexsort(ahead)] == back[:, np.lexsort(back)]).all()

@@ -1,7 +1,8 @@
 """Records that cross module borders, and the exceptions that users see.
 
-Shape legend: N nodes, E edges, b seed edges of a worker's share, B of the global step, F_h nodes of the cumulative
-frontier before hop h (F_0 are the seeds), L hops, d embedding width.
+Shape legend: N nodes, E edges, b seed edges of a worker's share, B of the global step, F_h entries of the cumulative
+frontier before hop h (F_0 are the seeds), L hops, d embedding width. An entry is a node, and with time-respecting
+sampling a (node, cut-off).
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ class SeedEdges:
         share: positions of the share in the global step, int64 `[b]`, ascending.
         share_sizes: edges of each worker's share, int64 `[W]`.
         column_order: int64 `[B]`, row of every edge of the step in the shares concatenated in rank order.
+        time, global_time: timestamps of the share's edges, int64 `[b]`, and of all edges of the step, int64 `[B]`; None
+            where the topology has none.
     """
 
     step: int
@@ -52,6 +55,8 @@ class SeedEdges:
     share: np.ndarray
     share_sizes: np.ndarray
     column_order: np.ndarray
+    time: np.ndarray | None = None
+    global_time: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,8 @@ class Block:
         n_dst, n_src: sizes of F_h and F_(h+1).
         indptr: int64 `[n_dst + 1]`, offsets of each destination's drawn edges.
         indices: int32 `[e]`, local source of each drawn edge.
-        degree: int64 `[n_src]`, full training degree of every source (destinations are the prefix).
+        degree: int64 `[n_src]`, full training degree of every source (destinations are the prefix); with
+            time-respecting sampling the number of edges up to the entry's cut-off, but for the step's target edges.
     """
 
     n_dst: int
@@ -80,8 +86,9 @@ class MiniBatch:
         step, epoch: of the seeds.
         global_size: B.
         blocks: `[L]`, blocks[0] reaches the seeds, blocks[-1] takes the input rows.
-        nodes: node ids of F_L, int64; F_h is its prefix. Seeds are distinct users, then distinct items.
-        node_type, stable_id: of `nodes`, uint8 and int64.
+        nodes: distinct node ids whose rows are wanted, int64: those of F_L, in its order.
+        node_type, stable_id: of the entries of F_L, uint8 and int64; F_h is its prefix. Seeds are distinct users, then
+            distinct items.
         n_seed_users, n_seed_items: F_0 is that many users, then that many items.
         user_index, item_index: rows of the share's edges in F_0, int64 `[b]`.
         negative_index: rows of the negatives in F_0, int64 `[b, K]`, or `[K]` (shared); -1 where a user has every item;
@@ -96,6 +103,10 @@ class MiniBatch:
         sampled_edges: number of drawn edges over the blocks.
         seconds: wall time of the sampling.
         sent: bytes that the sampling has sent to other workers, and in how many exchanges.
+        entry_row: rows of the entries of F_L in `nodes`, int64; None where every node is one entry.
+        cutoff: of the entries of F_L, int64; None without time-respecting sampling.
+        column_time: timestamps of the columns, int64 `[C]`: a row may not see later ones than its own; or None.
+        without_negatives: edges of the share for which no column is left.
     """
 
     step: int
@@ -119,3 +130,11 @@ class MiniBatch:
     sampled_edges: int
     seconds: float
     sent: tuple[int, int] = (0, 0)
+    entry_row: np.ndarray | None = None
+    cutoff: np.ndarray | None = None
+    column_time: np.ndarray | None = None
+    without_negatives: int = 0
+
+    def node_of(self, entries: np.ndarray) -> np.ndarray:
+        """Node ids of entries of F_L, int64, of any shape."""
+        return self.nodes[entries if self.entry_row is None else self.entry_row[entries]]

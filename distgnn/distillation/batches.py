@@ -87,7 +87,7 @@ class CandidateSampler:
         return self._store
 
     @property
-    def hops(self) -> int:
+    def round_trips(self) -> int:
         """No neighbours are drawn."""
         return 0
 

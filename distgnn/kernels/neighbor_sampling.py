@@ -35,7 +35,7 @@ def pick_positions(key, allowed, fanout, table, generation, picked):
     """Floyd's draw of `fanout` of `allowed` ranks (fanout < allowed) into picked int64 `[fanout]`.
 
     Args:
-        key: uint64 of (seed, step, hop, node type, stable id).
+        key: uint64 of (seed, step, hop, node type, stable id[, cut-off]).
         table: int64 `[2, power of two >= 4 * fanout]`, (generation, rank) slots; used above LINEAR_SCAN only.
         generation: int64, larger than in any earlier call with this table.
     """
@@ -64,6 +64,15 @@ def pick_positions(key, allowed, fanout, table, generation, picked):
                 rank = j
         picked[n] = rank
         n += 1
+
+
+@njit(nogil=True, cache=True)
+def pick_table(fanout):
+    """A table for `pick_positions`, int64 `[2, size]`; at its least where it is not used."""
+    size = 8
+    while fanout > LINEAR_SCAN and size < 4 * fanout:
+        size *= 2
+    return np.zeros((2, size), np.int64)
 
 
 @njit(nogil=True, cache=True)
@@ -96,10 +105,7 @@ def draw_rows(
         neighbors: integer, room for the draws from indptr[0] on; written: the neighbours' node ids.
     """
     edge = indptr[0]
-    size = 8
-    while size < 4 * fanout:
-        size *= 2
-    table = np.zeros((2, size if fanout > LINEAR_SCAN else 8), np.int64)
+    table = pick_table(fanout)
     picked = np.empty(fanout, np.int64)
     for i in range(nodes.shape[0]):
         node = np.int64(nodes[i])

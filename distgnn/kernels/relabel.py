@@ -1,8 +1,14 @@
-"""Global to local ids of a minibatch: a per-thread array of (stamp, local id), never cleared."""
+"""Global to local ids of a minibatch: per-thread arrays of (stamp, local id), never cleared.
+
+Nodes have a place each in an array of N. A (node, cut-off) has one in a hash table with open addressing.
+"""
 
 from __future__ import annotations
 
+import numpy as np
 from numba import njit
+
+from distgnn.kernels.rng import hash2
 
 
 @njit(nogil=True, cache=True)
@@ -29,3 +35,34 @@ def append_distinct(candidates, stamp, local, epoch, nodes, n_nodes, index):
             n_nodes += 1
         index[i] = local[node]
     return n_nodes
+
+
+@njit(nogil=True, cache=True)
+def append_distinct_entries(candidates, candidate_cutoff, stamp, local, epoch, nodes, cutoff, n_entries, index):
+    """As `append_distinct`, for distinct (node, cut-off).
+
+    Args:
+        candidates: integer `[c]` node ids; -1 (no node) gets local id -1. candidate_cutoff: int64 `[c]`.
+        stamp, local: int32 `[power of two >= 2 * (n_entries + c)]`, the table; a slot is taken where stamp == epoch.
+        nodes, cutoff: int64, room for n_entries + c. index: integer `[c]`, written.
+
+    Returns:
+        The new number of entries.
+    """
+    mask = stamp.shape[0] - 1
+    for i in range(candidates.shape[0]):
+        node = np.int64(candidates[i])
+        if node < 0:
+            index[i] = -1
+            continue
+        slot = np.int64(hash2(np.uint64(node), np.uint64(candidate_cutoff[i])) & np.uint64(mask))
+        while stamp[slot] == epoch and not (nodes[local[slot]] == node and cutoff[local[slot]] == candidate_cutoff[i]):
+            slot = (slot + 1) & mask
+        if stamp[slot] != epoch:
+            stamp[slot] = epoch
+            local[slot] = n_entries
+            nodes[n_entries] = node
+            cutoff[n_entries] = candidate_cutoff[i]
+            n_entries += 1
+        index[i] = local[slot]
+    return n_entries

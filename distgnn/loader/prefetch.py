@@ -18,14 +18,14 @@ class BatchSampler(Protocol[Batch]):
     """What makes a batch of a step's seeds, as `distgnn.sampler.NeighborSampler` does; called by several threads.
 
     Attributes:
-        store: where it takes rows of the graph from. hops: how often a step draws from them.
+        store: where it takes rows of the graph from. round_trips: how often a step asks it after its seeds.
     """
 
     @property
     def store(self) -> TopologyStore: ...
 
     @property
-    def hops(self) -> int: ...
+    def round_trips(self) -> int: ...
 
     def sample(self, seeds: SeedEdges, step: int) -> Batch:
         """The batch of a step."""
@@ -64,7 +64,7 @@ class PrefetchLoader(Generic[Batch]):
         pending: deque[Future[Batch]] = deque()
         store = self.sampler.store
         # No wider than what is pending at once: else a wave would wait for a step that nobody has begun.
-        store.begin(self.start, self.stop, min(self.threads, self.prefetch), self.sampler.hops)
+        store.begin(self.start, self.stop, min(self.threads, self.prefetch), self.sampler.round_trips)
         next_step = self.start
         pool = ThreadPoolExecutor(self.threads, thread_name_prefix="distgnn-sampler")
         try:

@@ -10,7 +10,7 @@ import torch
 
 from distgnn.distributed.device_memory import move
 from distgnn.kernels.rng import STREAM_DROPOUT, combine, hash2, keys_of_nodes
-from distgnn.types import Block
+from distgnn.types import Block, MiniBatch
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class BlockTensors:
     Attributes:
         n_dst, n_src: destinations are the first n_dst sources.
         indptr: int64 `[n_dst + 1]`. indices: int32 `[e]`, local sources.
-        degree: `[n_src]`, full training degrees, in the model's dtype.
+        degree: `[n_src]`, as in `distgnn.types.Block`, in the model's dtype.
         drawn: `[n_dst]`, edges drawn a destination, in the model's dtype.
         node_key: uint64 bits as int64 `[n_src]`, hash of (type, stable id).
     """
@@ -40,6 +40,20 @@ class BlockTensors:
     def tensors(self) -> Iterator[torch.Tensor]:
         """All of them."""
         yield from (self.indptr, self.indices, self.degree, self.drawn, self.node_key)
+
+
+def entry_index(batch: MiniBatch, device: torch.device) -> torch.Tensor | None:
+    """Row among the distinct nodes of each entry of F_L, int64 `[F_L]`; None where entries are nodes."""
+    return None if batch.entry_row is None else move(torch.from_numpy(batch.entry_row), device)
+
+
+def row_types(batch: MiniBatch) -> np.ndarray:
+    """Types of the distinct nodes, uint8 `[n]`."""
+    if batch.entry_row is None:
+        return batch.node_type
+    result = np.empty(len(batch.nodes), np.uint8)
+    result[batch.entry_row] = batch.node_type
+    return result
 
 
 def destinations(indptr: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:

@@ -59,7 +59,16 @@ class GraphRecommender(nn.Module):
         n_seed_users: int,
         step_key: int,
         features: NodeFeatures | None = None,
+        entries: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Vectors of the seed users and the seed items from the embedding rows `[F_L, d]` and the nodes' features."""
-        rows = self.encoder(blocks, self.input_rows(x, features), step_key)
+        """Vectors of the seed users and the seed items.
+
+        Args:
+            x: embedding rows of the distinct nodes `[n, d]`. features: of the same nodes.
+            entries: row of each entry of F_L, int64 `[F_L]`; None: the nodes are the entries.
+        """
+        rows = self.input_rows(x, features)
+        if entries is not None:
+            rows = rows.index_select(0, entries)
+        rows = self.encoder(blocks, rows, step_key)
         return self.towers(rows, n_seed_users, blocks[0].node_key, step_key)

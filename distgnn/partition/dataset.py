@@ -150,34 +150,63 @@ class PreparedDataset:
         offsets, stable_id, node_id = (self.array(book_file(name, a)) for a in ("offsets", "stable_id", "node_id"))
         return PartitionBook(offsets, stable_id, node_id)
 
-    def topology(self, phase: str, method: str, parts: int, held: range | None = None) -> Topology:
+    @property
+    def has_timestamps(self) -> bool:
+        """Whether the edges have them."""
+        return "timestamp" in self.manifest["columns"]
+
+    @property
+    def split(self) -> str:
+        """given, leave_last_k, per_user_ratio or global_time."""
+        return str(self.manifest["config"]["split"])
+
+    def topology(self, phase: str, method: str, parts: int, held: range | None = None, times: bool = False) -> Topology:
         """The graph of a phase (`fit`: training without validation edges; `full`: both), memory-mapped.
 
         Args:
             held: the partitions whose files are opened (of a remote dataset: fetched); None: all. Degrees of all nodes
                 are then kept in memory, 4 bytes each.
+            times: with the timestamps and their order, for time-respecting sampling.
 
         Raises:
-            UserError: no such partitioning.
+            UserError: no such partitioning; no timestamps, or prepared before their order was written.
         """
         assert phase in PHASES
         name = self.partitioning(method, parts)
         book = self.book(method, parts)
         user_offsets = self.array(user_offsets_file(name, phase))
-        rows = [
-            (self.array(part_file(name, phase, p, "indptr")), self.array(part_file(name, phase, p, "indices")))
-            if held is None or p in held
-            else None
-            for p in range(parts)
-        ]
-        degrees = None if None not in rows else self._degrees_by_node(book, phase, user_offsets)
-        return Topology(book.offsets, book.stable_id, book.node_id, rows, user_offsets, degrees)
+        if times:
+            self._require_times(part_file(name, phase, 0, "time_order"))
 
-    def topology_bytes(self, phase: str, method: str, parts: int) -> int:
+        def pair(part: int, *arrays: str) -> tuple[np.ndarray, np.ndarray] | None:
+            if held is not None and part not in held:
+                return None
+            first, second = (self.array(part_file(name, phase, part, array)) for array in arrays)
+            return first, second
+
+        rows = [pair(p, "indptr", "indices") for p in range(parts)]
+        dated = [pair(p, "timestamp", "time_order") for p in range(parts)] if times else None
+        degrees = None if None not in rows else self._degrees_by_node(book, phase, user_offsets)
+        return Topology(book.offsets, book.stable_id, book.node_id, rows, user_offsets, degrees, dated)
+
+    def _require_times(self, file: str) -> None:
+        if not self.has_timestamps:
+            raise UserError(
+                f"{self.path}: no timestamps, and sampler.time_respecting = true goes by them; prepare the log with"
+                f" data.timestamp_column, or leave sampler.time_respecting out"
+            )
+        if file not in self.manifest["files"]:
+            raise UserError(
+                f"{self.path}: prepared before time-respecting sampling ({file} is missing); prepare it again, or set"
+                f" sampler.time_respecting = false"
+            )
+
+    def topology_bytes(self, phase: str, method: str, parts: int, times: bool = False) -> int:
         """Bytes of the rows of all partitions, as `topology` maps them."""
         name = self.partitioning(method, parts)
-        files = [part_file(name, phase, p, array) for p in range(parts) for array in ("indptr", "indices")]
-        return sum(int(self.manifest["files"][file]["bytes"]) for file in files)
+        arrays = ("indptr", "indices", *(("timestamp", "time_order") if times else ()))
+        files = [part_file(name, phase, p, array) for p in range(parts) for array in arrays]
+        return sum(int(self.manifest["files"][file]["bytes"]) for file in files if file in self.manifest["files"])
 
     def _degrees_by_node(self, book: PartitionBook, phase: str, user_offsets: np.ndarray) -> np.ndarray:
         """Degrees of all nodes, integer `[N]`, without any row."""

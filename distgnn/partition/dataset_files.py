@@ -5,7 +5,8 @@ DATASET/users.parquet items.parquet       stable_id, key, degree, degree_fit, an
 DATASET/edges/{train,valid,test}.parquet  user, item[, timestamp][, weight]; train holds the fit edges
 DATASET/features/{users,items}.npy        where the dataset has features
 DATASET/partitions/METHOD-P/              offsets.npy stable_id.npy node_id.npy
-DATASET/partitions/METHOD-P/{fit,full}/   user_offsets.npy part-0000/{indptr,indices[,timestamp][,weight]}.npy
+DATASET/partitions/METHOD-P/{fit,full}/   user_offsets.npy
+                                          part-0000/{indptr,indices[,timestamp,time_order][,weight]}.npy
 """
 
 from __future__ import annotations
@@ -156,7 +157,7 @@ class DatasetWriter:
 
     def part(self, partitioning: str, phase: str, part: int, rows: PartRows) -> None:
         """Write the rows of one partition."""
-        for name in ("indptr", "indices", "timestamp", "weight"):
+        for name in ("indptr", "indices", "timestamp", "time_order", "weight"):
             array = getattr(rows, name)
             if array is not None:
                 self.array(part_file(partitioning, phase, part, name), array)

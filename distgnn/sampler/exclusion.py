@@ -6,6 +6,7 @@ import numpy as np
 
 from distgnn.graph import Topology
 from distgnn.kernels.neighbor_sampling import target_positions
+from distgnn.kernels.temporal_sampling import rank_excluded
 
 
 def excluded_positions(
@@ -32,3 +33,15 @@ def excluded_positions(
     node = node[order]
     starts = np.flatnonzero(np.concatenate([[True], node[1:] != node[:-1]])) if len(node) else np.empty(0, np.int64)
     return node[starts], np.append(starts, len(node)).astype(np.int64), position[order]
+
+
+def excluded_ranks(topology: Topology, nodes: np.ndarray, indptr: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Places of excluded positions in their rows' order by time, int64 `[2 B]`, sorted within a node.
+
+    Args:
+        nodes, indptr, positions: of `excluded_positions`; where a row is not held its positions stay as they are.
+    """
+    ranks = positions.copy()
+    held = np.flatnonzero(topology.holds(nodes))
+    rank_excluded(held, nodes, indptr, ranks, *topology.csc, *topology.times)
+    return ranks

@@ -4,60 +4,27 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
 
 import numpy as np
 
 from distgnn.graph import Topology
 from distgnn.kernels.negative_sampling import known_columns, shared_negatives, uniform_negatives
-from distgnn.kernels.relabel import append_distinct
 from distgnn.kernels.rng import STREAM_DRAW, STREAM_NEGATIVE, STREAM_SHARED_NEGATIVE, combine
-from distgnn.sampler.exclusion import excluded_positions
+from distgnn.sampler.exclusion import excluded_positions, excluded_ranks
+from distgnn.sampler.frontier import NO_CUTOFF, EntryFrontier, Frontier, NodeFrontier, Reached, Scratch
+from distgnn.sampler.held_rows import Exclusion
 from distgnn.sampler.seeds import step_key
-from distgnn.sampler.store import Exclusion, LocalStore, TopologyStore
+from distgnn.sampler.store import LocalStore, TopologyStore
 from distgnn.types import Block, MiniBatch, SeedEdges, UserError
 
 _NONE = np.empty(0, np.int64)
 
 
-class _Scratch:
-    """Per-thread arrays of N, allocated once and never cleared."""
-
-    def __init__(self, n_nodes: int) -> None:
-        self.stamp = np.zeros(n_nodes, np.int32)
-        self.local = np.empty(n_nodes, np.int32)
-        self.epoch = 0
-        self.excluded_row = np.full(n_nodes, -1, np.int32)
-        self.column_head = np.full(n_nodes, -1, np.int32)
-
-    def next_epoch(self) -> int:
-        if self.epoch == np.iinfo(np.int32).max:
-            self.stamp[:] = 0
-            self.epoch = 0
-        self.epoch += 1
-        return self.epoch
-
-
-@dataclass(frozen=True, slots=True)
-class _Sampled:
-    blocks: list[Block]
-    nodes: np.ndarray
-    node_type: np.ndarray
-    stable_id: np.ndarray
-    sampled_edges: int
-
-
-def _distinct(scratch: _Scratch, epoch: int, *groups: np.ndarray) -> tuple[np.ndarray, list[np.ndarray], list[int]]:
-    """Distinct nodes of all groups in order of appearance, each group's rows in them, and the running count."""
-    nodes = np.empty(sum(g.size for g in groups), np.int64)
-    n = 0
-    rows, counts = [], []
-    for group in groups:
-        index = np.empty(group.size, np.int64)
-        n = append_distinct(group.reshape(-1), scratch.stamp, scratch.local, epoch, nodes, n, index)
-        rows.append(index.reshape(group.shape))
-        counts.append(n)
-    return nodes[:n], rows, counts
+def _add(frontier: Frontier, nodes: np.ndarray, cutoff: np.ndarray | None) -> np.ndarray:
+    """Rows of nodes in the frontier, int64 of their shape, -1 for -1; cutoff is of that shape too."""
+    index = np.empty(nodes.size, np.int64)
+    frontier.add(nodes.reshape(-1), None if cutoff is None else cutoff.reshape(-1), index)
+    return index.reshape(nodes.shape)
 
 
 class NeighborSampler:
@@ -73,6 +40,9 @@ class NeighborSampler:
         negatives: "none", "uniform" (num_negatives for each edge), "shared" (num_negatives for the step) or "in_batch"
             (the items of the step's other edges).
         num_negatives: K.
+        time_respecting: aggregate for a seed edge, at any hop, only edges that are no later than it. A node then stands
+            in a block once for each cut-off, and degrees are those at the cut-off. The graph must have timestamps.
+            Seeds given as nodes have no cut-off.
         store: draws the rows; None: the graph, which then holds all rows. Where it may wait, `sample` is a collective.
     """
 
@@ -86,6 +56,7 @@ class NeighborSampler:
         exclude_targets: bool = True,
         negatives: str = "none",
         num_negatives: int = 1,
+        time_respecting: bool = False,
         store: TopologyStore | None = None,
     ) -> None:
         if not fanout or any(f < 1 for f in fanout):
@@ -94,6 +65,10 @@ class NeighborSampler:
             raise UserError(f"expand = {expand!r} is not one of all, new")
         if negatives not in ("none", "uniform", "shared", "in_batch"):
             raise UserError(f"negatives = {negatives!r} is not one of none, uniform, shared, in_batch")
+        if time_respecting and not graph.has_times:
+            raise UserError("time_respecting = True needs a graph with timestamps; this one has none")
+        if time_respecting and negatives == "shared":
+            raise UserError("negatives = 'shared' does not go with time_respecting: they would need a cut-off each")
         self.graph = graph
         self.fanout = tuple(int(f) for f in fanout)
         self.seed = seed
@@ -101,13 +76,14 @@ class NeighborSampler:
         self.exclude_targets = exclude_targets
         self.negatives = negatives
         self.num_negatives = num_negatives
+        self.time_respecting = time_respecting
         self.store = store or LocalStore(graph)
         self._local = threading.local()
 
     @property
-    def hops(self) -> int:
-        """L: how often a step draws from the store."""
-        return len(self.fanout)
+    def round_trips(self) -> int:
+        """How often a step asks the store after its seeds."""
+        return len(self.fanout) + self.time_respecting
 
     def sample(self, seeds: SeedEdges | np.ndarray, step: int) -> MiniBatch:
         """The minibatch of a step.
@@ -120,35 +96,39 @@ class NeighborSampler:
             return self._sample_edges(seeds, step)
         return self._sample_nodes(np.ascontiguousarray(seeds, np.int64), step)
 
-    def _scratch(self) -> _Scratch:
-        scratch: _Scratch | None = getattr(self._local, "scratch", None)
+    def _scratch(self) -> Scratch:
+        scratch: Scratch | None = getattr(self._local, "scratch", None)
         if scratch is None:
-            scratch = self._local.scratch = _Scratch(self.graph.n_nodes)
+            scratch = self._local.scratch = Scratch(self.graph.n_nodes)
         return scratch
+
+    def _frontier(self, scratch: Scratch) -> Frontier:
+        return (EntryFrontier if self.time_respecting else NodeFrontier)(self.store, scratch)
 
     def _sample_nodes(self, seeds: np.ndarray, step: int) -> MiniBatch:
         started = time.perf_counter()
         if len(seeds) and not (0 <= seeds.min() and seeds.max() < self.graph.n_nodes):
             raise UserError(f"seeds: node ids must lie in [0, {self.graph.n_nodes})")
         scratch = self._scratch()
-        epoch = scratch.next_epoch()
+        frontier = self._frontier(scratch)
         node_type = self.graph.describe(seeds)[0]
         users_first = np.argsort(node_type, kind="stable")
-        frontier, (rows,), _ = _distinct(scratch, epoch, seeds[users_first])
+        cutoff = np.full(len(seeds), NO_CUTOFF) if self.time_respecting else None
         seed_index = np.empty(len(seeds), np.int64)
-        seed_index[users_first] = rows
-        sampled = self._expand(scratch, epoch, frontier, step, None)
-        n_users = int((sampled.node_type[: len(frontier)] == 0).sum())
+        seed_index[users_first] = _add(frontier, seeds[users_first], cutoff)
+        n_seeds = len(frontier)
+        reached, blocks = self._expand(scratch, frontier, step, None)
+        n_users = int((reached.node_type[:n_seeds] == 0).sum())
         return MiniBatch(
             step=step,
             epoch=0,
             global_size=0,
-            blocks=sampled.blocks,
-            nodes=sampled.nodes,
-            node_type=sampled.node_type,
-            stable_id=sampled.stable_id,
+            blocks=blocks,
+            nodes=reached.nodes,
+            node_type=reached.node_type,
+            stable_id=reached.stable_id,
             n_seed_users=n_users,
-            n_seed_items=len(frontier) - n_users,
+            n_seed_items=n_seeds - n_users,
             user_index=_NONE,
             item_index=_NONE,
             negative_index=None,
@@ -158,42 +138,58 @@ class NeighborSampler:
             column_order=None,
             share=_NONE,
             share_sizes=_NONE,
-            sampled_edges=sampled.sampled_edges,
+            sampled_edges=self._drawn(blocks),
             seconds=time.perf_counter() - started,
             sent=self.store.sent(step),
+            entry_row=reached.entry_row,
+            cutoff=reached.cutoff,
         )
 
     def _sample_edges(self, seeds: SeedEdges, step: int) -> MiniBatch:
         started = time.perf_counter()
+        if self.time_respecting and seeds.time is None:
+            raise UserError("seeds: they carry no timestamps, which time_respecting goes by")
         scratch = self._scratch()
-        epoch = scratch.next_epoch()
+        frontier = self._frontier(scratch)
+        cutoff = seeds.time if self.time_respecting else None
         negatives, columns, own_column = self._draw_negatives(seeds, step)
-        extra = [] if negatives is None else [negatives]
-        frontier, rows, counts = _distinct(scratch, epoch, seeds.user, seeds.item, *extra)
+        user_index = _add(frontier, seeds.user, cutoff)
+        n_users = len(frontier)
+        item_index = _add(frontier, seeds.item, cutoff)
+        negative_index = None
+        if negatives is not None:
+            of_each = None if cutoff is None else np.repeat(cutoff, self.num_negatives)
+            negative_index = _add(frontier, negatives, of_each)
+        n_seeds = len(frontier)
         masked = None if columns is None else self._known_columns(scratch, seeds.user, own_column, columns)
-        sampled = self._expand(scratch, epoch, frontier, step, seeds if self.exclude_targets else None)
+        column_time = seeds.global_time if self.time_respecting and columns is not None else None
+        reached, blocks = self._expand(scratch, frontier, step, seeds if self.exclude_targets else None)
         return MiniBatch(
             step=step,
             epoch=seeds.epoch,
             global_size=seeds.global_size,
-            blocks=sampled.blocks,
-            nodes=sampled.nodes,
-            node_type=sampled.node_type,
-            stable_id=sampled.stable_id,
-            n_seed_users=counts[0],
-            n_seed_items=len(frontier) - counts[0],
-            user_index=rows[0],
-            item_index=rows[1],
-            negative_index=rows[2] if extra else None,
+            blocks=blocks,
+            nodes=reached.nodes,
+            node_type=reached.node_type,
+            stable_id=reached.stable_id,
+            n_seed_users=n_users,
+            n_seed_items=n_seeds - n_users,
+            user_index=user_index,
+            item_index=item_index,
+            negative_index=negative_index,
             seed_index=None,
             masked=masked,
             column_item=columns,
             column_order=seeds.column_order if self.negatives == "in_batch" else None,
             share=seeds.share,
             share_sizes=seeds.share_sizes,
-            sampled_edges=sampled.sampled_edges,
+            sampled_edges=self._drawn(blocks),
             seconds=time.perf_counter() - started,
             sent=self.store.sent(step),
+            entry_row=reached.entry_row,
+            cutoff=reached.cutoff,
+            column_time=column_time,
+            without_negatives=0 if column_time is None else _without_columns(seeds.time, column_time, masked),
         )
 
     def _draw_negatives(self, seeds: SeedEdges, step: int) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray]:
@@ -224,7 +220,7 @@ class NeighborSampler:
         return None, None, nobody
 
     def _known_columns(
-        self, scratch: _Scratch, user: np.ndarray, own_column: np.ndarray, columns: np.ndarray
+        self, scratch: Scratch, user: np.ndarray, own_column: np.ndarray, columns: np.ndarray
     ) -> np.ndarray:
         graph = self.graph
         return known_columns(
@@ -237,20 +233,12 @@ class NeighborSampler:
         )
 
     def _expand(
-        self, scratch: _Scratch, epoch: int, frontier: np.ndarray, step: int, targets: SeedEdges | None
-    ) -> _Sampled:
-        """Sample every hop from the stamped frontier."""
-        graph = self.graph
-        if targets is None:
-            endpoints, excluded_indptr, excluded = _NONE, _NONE, _NONE
-        else:
-            endpoints, excluded_indptr, excluded = excluded_positions(
-                graph, targets.global_user, targets.global_item, targets.global_user_position
-            )
-        scratch.excluded_row[endpoints] = np.arange(len(endpoints))
-        exclusion = Exclusion(scratch.excluded_row, excluded_indptr, excluded)
+        self, scratch: Scratch, frontier: Frontier, step: int, targets: SeedEdges | None
+    ) -> tuple[Reached, list[Block]]:
+        """Sample every hop from the seeds' frontier."""
+        endpoints, exclusion = self._exclusion(scratch, targets)
         key = step_key(self.seed, STREAM_DRAW, step)
-        nodes, first = frontier, 0
+        first = 0
         indptr, indices = np.zeros(1, np.int64), np.empty(0, np.int32)
         drawn: list[tuple[int, int, np.ndarray, np.ndarray]] = []
         for hop, fanout in enumerate(self.fanout):
@@ -258,20 +246,42 @@ class NeighborSampler:
                 first = 0
             with np.errstate(over="ignore"):
                 hop_key = np.uint64(combine(key, np.uint64(hop)))
-            n_frontier = len(nodes)
-            hop_indptr, neighbors = self.store.draw(step, nodes[first:], fanout, hop_key, exclusion)
-            room = np.empty(min(n_frontier + len(neighbors), graph.n_nodes), np.int64)
-            room[:n_frontier] = nodes
-            hop_indices = np.empty(len(neighbors), np.int32)
-            n_nodes = append_distinct(neighbors, scratch.stamp, scratch.local, epoch, room, n_frontier, hop_indices)
+            n_frontier = len(frontier)
+            hop_indptr, hop_indices = frontier.draw(step, first, fanout, hop_key, exclusion)
             if first:
                 hop_indptr = np.concatenate([indptr, indptr[-1] + hop_indptr[1:]])
                 hop_indices = np.concatenate([indices, hop_indices])
             indptr, indices = hop_indptr, hop_indices
-            drawn.append((n_frontier, n_nodes, indptr, indices))
-            first, nodes = n_frontier, room[:n_nodes]
+            drawn.append((n_frontier, len(frontier), indptr, indices))
+            first = n_frontier
+        reached = frontier.finish(step, exclusion)
         scratch.excluded_row[endpoints] = -1
-        node_type, stable, degree = graph.describe(nodes)
-        blocks = [Block(n_dst, n_src, p, i, degree[:n_src]) for n_dst, n_src, p, i in drawn]
-        edges = sum(len(b.indices) for b in blocks) if self.expand == "all" else len(blocks[-1].indices)
-        return _Sampled(blocks, nodes, node_type, stable, edges)
+        return reached, [Block(n_dst, n_src, p, i, reached.degree[:n_src]) for n_dst, n_src, p, i in drawn]
+
+    def _exclusion(self, scratch: Scratch, targets: SeedEdges | None) -> tuple[np.ndarray, Exclusion]:
+        """Endpoints of the edges to leave out, and these edges; the endpoints are marked in the scratch."""
+        if targets is None:
+            return _NONE, Exclusion(scratch.excluded_row, _NONE, _NONE)
+        endpoints, indptr, positions = excluded_positions(
+            self.graph, targets.global_user, targets.global_item, targets.global_user_position
+        )
+        if self.time_respecting:
+            positions = excluded_ranks(self.graph, endpoints, indptr, positions)
+        scratch.excluded_row[endpoints] = np.arange(len(endpoints))
+        return endpoints, Exclusion(scratch.excluded_row, indptr, positions)
+
+    def _drawn(self, blocks: list[Block]) -> int:
+        return sum(len(b.indices) for b in (blocks if self.expand == "all" else blocks[-1:]))
+
+
+def _without_columns(time: np.ndarray | None, column_time: np.ndarray, known: np.ndarray | None) -> int:
+    """How many rows have no column but their own that is neither later than they are nor known to their user.
+
+    Args:
+        time: of the rows, int64 `[b]`. column_time: int64 `[C]`. known: `(row, column)` int64 `[2, m]`.
+    """
+    assert time is not None and known is not None
+    earlier = np.searchsorted(np.sort(column_time), time, side="right") - 1
+    row, column = known
+    earlier -= np.bincount(row[column_time[column] <= time[row]], minlength=len(time))
+    return int((earlier == 0).sum())

@@ -64,7 +64,11 @@ class SeedOrder:
         user, position = np.empty(len(edges), np.int64), np.empty(len(edges), np.int64)
         users_of_edges(edges, topology.user_offsets, topology.node_id, user, position)
         owner = np.searchsorted(self.bounds[1:], user, side="right")
-        item = self.store.items(step, user, position, owner)
+        time = None
+        if topology.has_times:
+            item, time = self.store.dated_items(step, user, position, owner)
+        else:
+            item = self.store.items(step, user, position, owner)
         gathered = np.argsort(owner, kind="stable")
         column_order = np.empty(len(edges), np.int64)
         column_order[gathered] = np.arange(len(edges))
@@ -81,4 +85,6 @@ class SeedOrder:
             share=share,
             share_sizes=np.bincount(owner, minlength=len(self.bounds) - 1),
             column_order=column_order,
+            time=None if time is None else time[share],
+            global_time=time,
         )

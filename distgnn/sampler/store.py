@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -10,23 +10,11 @@ import numpy as np
 from distgnn.distributed.ordered_exchange import OrderedExchange
 from distgnn.distributed.process_group import WorkerGroup
 from distgnn.graph import Topology
-from distgnn.kernels.neighbor_sampling import count_draws, draw_rows, place_rows
+from distgnn.kernels.neighbor_sampling import count_draws, place_rows
 from distgnn.kernels.routing import route_by_owner
 from distgnn.kernels.seed_order import neighbors_at
-
-
-@dataclass(frozen=True, slots=True)
-class Exclusion:
-    """Positions of a step's target edges, as the kernels take them.
-
-    Attributes:
-        row: int32 `[N]`, row in indptr of an endpoint, else -1.
-        indptr: int64. positions: int64, sorted within a row; where a row is not held only their number counts.
-    """
-
-    row: np.ndarray
-    indptr: np.ndarray
-    positions: np.ndarray
+from distgnn.kernels.temporal_sampling import times_at
+from distgnn.sampler.held_rows import Exclusion, count_held_until, draw_held, draw_held_until
 
 
 class TopologyStore(Protocol):
@@ -39,8 +27,13 @@ class TopologyStore(Protocol):
     topology: Topology
     may_wait: bool
 
-    def begin(self, start: int, stop: int, width: int, hops: int) -> None:
-        """Steps [start, stop) will be sampled, at most `width` at once: `items`, then `draw` for each hop."""
+    def begin(self, start: int, stop: int, width: int, round_trips: int) -> None:
+        """Steps [start, stop) will be sampled, at most `width` at once.
+
+        Args:
+            round_trips: calls of a step after `items` or `dated_items`: one of `draw` or `draw_until` for each hop, and
+                one of `degree_until` after the latter.
+        """
 
     def finish(self, stop: int) -> None:
         """No step from `stop` on will be sampled, at no worker."""
@@ -58,10 +51,23 @@ class TopologyStore(Protocol):
             user, position: node ids, and positions in their rows, int64 `[B]`. owner: workers that own them, `[B]`.
         """
 
+    def dated_items(
+        self, step: int, user: np.ndarray, position: np.ndarray, owner: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As `items`, and the edges' timestamps int64 `[B]`."""
+
     def draw(
         self, step: int, nodes: np.ndarray, fanout: int, hop_key: np.uint64, exclusion: Exclusion
     ) -> tuple[np.ndarray, np.ndarray]:
         """Neighbours drawn for nodes int64 `[n]`: int64 `[n + 1]` and node ids, integer (see `draw_rows`)."""
+
+    def draw_until(
+        self, step: int, nodes: np.ndarray, cutoff: np.ndarray, fanout: int, hop_key: np.uint64, exclusion: Exclusion
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """As `draw` for entries with cut-offs int64 `[n]`, and their degrees int64 `[n]` (see `draw_rows_until`)."""
+
+    def degree_until(self, step: int, nodes: np.ndarray, cutoff: np.ndarray, exclusion: Exclusion) -> np.ndarray:
+        """The degrees alone."""
 
     def sent(self, step: int) -> tuple[int, int]:
         """Bytes sent to other workers for a step, and in how many exchanges."""
@@ -79,7 +85,7 @@ class LocalStore:
     def __init__(self, topology: Topology) -> None:
         self.topology = topology
 
-    def begin(self, start: int, stop: int, width: int, hops: int) -> None:
+    def begin(self, start: int, stop: int, width: int, round_trips: int) -> None:
         """Nothing to begin."""
 
     def finish(self, stop: int) -> None:
@@ -101,31 +107,33 @@ class LocalStore:
         self, step: int, nodes: np.ndarray, fanout: int, hop_key: np.uint64, exclusion: Exclusion
     ) -> tuple[np.ndarray, np.ndarray]:
         """See `TopologyStore`."""
-        return _draw_held(self.topology, nodes, fanout, hop_key, exclusion)
+        return draw_held(self.topology, nodes, fanout, hop_key, exclusion)
+
+    def dated_items(
+        self, step: int, user: np.ndarray, position: np.ndarray, owner: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """See `TopologyStore`."""
+        return self.items(step, user, position, owner), _times(self.topology, user, position)
+
+    def draw_until(
+        self, step: int, nodes: np.ndarray, cutoff: np.ndarray, fanout: int, hop_key: np.uint64, exclusion: Exclusion
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """See `TopologyStore`."""
+        return draw_held_until(self.topology, nodes, cutoff, fanout, hop_key, exclusion)
+
+    def degree_until(self, step: int, nodes: np.ndarray, cutoff: np.ndarray, exclusion: Exclusion) -> np.ndarray:
+        """See `TopologyStore`."""
+        return count_held_until(self.topology, nodes, cutoff, exclusion)
 
     def sent(self, step: int) -> tuple[int, int]:
         """Nothing."""
         return 0, 0
 
 
-def _draw_held(
-    topology: Topology, nodes: np.ndarray, fanout: int, hop_key: np.uint64, exclusion: Exclusion
-) -> tuple[np.ndarray, np.ndarray]:
-    indptr = np.zeros(len(nodes) + 1, np.int64)
-    neighbors = np.empty(len(nodes) * fanout, topology.like_indices.dtype)
-    draw_rows(
-        nodes,
-        fanout,
-        hop_key,
-        *topology.csc,
-        topology.stable_id,
-        exclusion.row,
-        exclusion.indptr,
-        exclusion.positions,
-        indptr,
-        neighbors,
-    )
-    return indptr, neighbors[: indptr[-1]]
+def _times(topology: Topology, user: np.ndarray, position: np.ndarray) -> np.ndarray:
+    time = np.empty(len(user), np.int64)
+    times_at(user, position, *topology.csc, *topology.times, time)
+    return time
 
 
 def store_of(topology: Topology, bounds: np.ndarray, group: WorkerGroup) -> TopologyStore:
@@ -160,9 +168,9 @@ class PartitionedStore:
         self.rank, self.size = group.rank, group.size
         self.exchange = OrderedExchange(group.rank, group.size, group.new_cpu_group())
 
-    def begin(self, start: int, stop: int, width: int, hops: int) -> None:
+    def begin(self, start: int, stop: int, width: int, round_trips: int) -> None:
         """See `TopologyStore`."""
-        self.exchange.begin(start, stop, width, 1 + 2 * hops)
+        self.exchange.begin(start, stop, width, 1 + 2 * round_trips)
 
     def finish(self, stop: int) -> None:
         """See `TopologyStore`."""
@@ -185,15 +193,30 @@ class PartitionedStore:
         own = np.flatnonzero(owner == self.rank)
         own_item = np.empty(len(own), self.topology.like_indices.dtype)
         neighbors_at(user[own], position[own], *self.topology.csc, own_item)
-        sizes, expected = [len(own)] * self.size, np.bincount(owner, minlength=self.size).tolist()
+        return self._told(step, own_item[:, None], owner)[:, 0].astype(np.int64)
+
+    def dated_items(
+        self, step: int, user: np.ndarray, position: np.ndarray, owner: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """See `TopologyStore`: as `items`."""
+        own = np.flatnonzero(owner == self.rank)
+        own_item = np.empty(len(own), self.topology.like_indices.dtype)
+        neighbors_at(user[own], position[own], *self.topology.csc, own_item)
+        time = _times(self.topology, user[own], position[own])
+        return _apart(self._told(step, _together(own_item, time), owner))
+
+    def _told(self, step: int, own: np.ndarray, owner: np.ndarray) -> np.ndarray:
+        """What every edge's owner tells everybody of it, `[B, words]`, from this worker's own part."""
+        n, words = own.shape
+        sizes, expected = [own.size] * self.size, (words * np.bincount(owner, minlength=self.size)).tolist()
         sizes[self.rank] = expected[self.rank] = 0
         others = np.argsort(owner, kind="stable")
         others = others[owner[others] != self.rank]
-        told = self.exchange.call(step, np.tile(own_item, self.size - 1), sizes, expected)
-        item = np.empty(len(user), np.int64)
-        item[own] = own_item
-        item[others] = told.result()[0]
-        return item
+        told = self.exchange.call(step, np.tile(own.reshape(-1), self.size - 1), sizes, expected)
+        everybody = np.empty((len(owner), words), own.dtype)
+        everybody[owner == self.rank] = own
+        everybody[others] = told.result()[0].reshape(-1, words)
+        return everybody
 
     def draw(
         self, step: int, nodes: np.ndarray, fanout: int, hop_key: np.uint64, exclusion: Exclusion
@@ -202,21 +225,91 @@ class PartitionedStore:
         dtype = self.topology.like_indices.dtype
         indptr = np.empty(len(nodes) + 1, np.int64)
         count_draws(nodes, fanout, self.degrees, exclusion.row, exclusion.indptr, indptr)
-        counts, order = np.zeros(self.size, np.int64), np.empty(len(nodes), np.int64)
-        route_by_owner(nodes, self.bounds, counts, order)
-        ends = np.cumsum(counts)
-        first, last = int(ends[self.rank] - counts[self.rank]), int(ends[self.rank])
-        own, others = order[first:last], np.concatenate([order[:first], order[last:]])
-        counts[self.rank] = 0
+        own, others, counts = self._by_owner(nodes)
         request = self.exchange.call(step, nodes[others].astype(dtype), counts.tolist())
         # This worker's own rows are drawn while the request is under way.
         neighbors = np.empty(indptr[-1], dtype)
-        place_rows(own, _draw_held(self.topology, nodes[own], fanout, hop_key, exclusion)[1], indptr, neighbors)
+        place_rows(own, draw_held(self.topology, nodes[own], fanout, hop_key, exclusion)[1], indptr, neighbors)
         asked, asked_counts = request.result()
-        answer_indptr, answer = _draw_held(self.topology, asked, fanout, hop_key, exclusion)
+        answer_indptr, answer = draw_held(self.topology, asked, fanout, hop_key, exclusion)
         answer_sizes = np.diff(answer_indptr[np.cumsum([0, *asked_counts])])
         drawn = np.diff(indptr)[others]
         expected = np.diff(np.concatenate([[0], np.cumsum(drawn)])[np.cumsum([0, *counts])])
         arrived = self.exchange.call(step, answer, answer_sizes.tolist(), expected.tolist()).result()[0]
         place_rows(others, arrived, indptr, neighbors)
         return indptr, neighbors
+
+    def draw_until(
+        self, step: int, nodes: np.ndarray, cutoff: np.ndarray, fanout: int, hop_key: np.uint64, exclusion: Exclusion
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """See `TopologyStore`: an answer is the asked entries' degrees, then the neighbours drawn for them."""
+        topology, dtype = self.topology, self.topology.like_indices.dtype
+        own, others, counts = self._by_owner(nodes)
+        request = self._request(step, nodes[others], cutoff[others], counts)
+        degree = np.empty(len(nodes), np.int64)
+        _, own_drawn, degree[own] = draw_held_until(topology, nodes[own], cutoff[own], fanout, hop_key, exclusion)
+        asked, asked_cutoff, asked_counts = request()
+        indptr, drawn, drawn_degree = draw_held_until(topology, asked, asked_cutoff, fanout, hop_key, exclusion)
+        ends = np.cumsum([0, *asked_counts])
+        answer, sizes = [np.empty(0, dtype)], []
+        for start, stop in zip(ends[:-1], ends[1:], strict=True):
+            part = (drawn_degree[start:stop].astype(dtype), drawn[indptr[start] : indptr[stop]])
+            answer += part
+            sizes.append(sum(map(len, part)))
+        arrived, arrived_sizes = self.exchange.call(step, np.concatenate(answer), sizes).result()
+        parts = np.split(arrived, np.cumsum(arrived_sizes)[:-1])
+        degree[others] = np.concatenate([part[:n] for part, n in zip(parts, counts, strict=True)])
+        told = np.concatenate([part[n:] for part, n in zip(parts, counts, strict=True)])
+        indptr = np.concatenate([[0], np.cumsum(np.minimum(degree, fanout))])
+        neighbors = np.empty(indptr[-1], dtype)
+        place_rows(own, own_drawn, indptr, neighbors)
+        place_rows(others, told, indptr, neighbors)
+        return indptr, neighbors, degree
+
+    def degree_until(self, step: int, nodes: np.ndarray, cutoff: np.ndarray, exclusion: Exclusion) -> np.ndarray:
+        """See `TopologyStore`."""
+        own, others, counts = self._by_owner(nodes)
+        request = self._request(step, nodes[others], cutoff[others], counts)
+        degree = np.empty(len(nodes), np.int64)
+        degree[own] = count_held_until(self.topology, nodes[own], cutoff[own], exclusion)
+        asked, asked_cutoff, asked_counts = request()
+        answer = count_held_until(self.topology, asked, asked_cutoff, exclusion).astype(
+            self.topology.like_indices.dtype
+        )
+        degree[others] = self.exchange.call(step, answer, asked_counts, counts.tolist()).result()[0]
+        return degree
+
+    def _by_owner(self, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Positions of the own nodes and, in rank order, of the others, and how many each other worker owns."""
+        counts, order = np.zeros(self.size, np.int64), np.empty(len(nodes), np.int64)
+        route_by_owner(nodes, self.bounds, counts, order)
+        ends = np.cumsum(counts)
+        first, last = int(ends[self.rank] - counts[self.rank]), int(ends[self.rank])
+        counts[self.rank] = 0
+        return order[first:last], np.concatenate([order[:first], order[last:]]), counts
+
+    def _request(
+        self, step: int, nodes: np.ndarray, cutoff: np.ndarray, counts: np.ndarray
+    ) -> Callable[[], tuple[np.ndarray, np.ndarray, list[int]]]:
+        """Ask the owners about entries; what is called for gives what the others ask here, and how much each."""
+        words = _together(nodes.astype(self.topology.like_indices.dtype), cutoff)
+        request = self.exchange.call(step, words.reshape(-1), (words.shape[1] * counts).tolist())
+
+        def asked() -> tuple[np.ndarray, np.ndarray, list[int]]:
+            arrived, sizes = request.result()
+            return *_apart(arrived.reshape(-1, words.shape[1])), [size // words.shape[1] for size in sizes]
+
+        return asked
+
+
+def _together(nodes: np.ndarray, time: np.ndarray) -> np.ndarray:
+    """Node ids, integer `[n]`, and times, int64 `[n]`, as words of the ids' dtype, `[n, words]`."""
+    words = np.empty((len(nodes), 1 + time.itemsize // nodes.itemsize), nodes.dtype)
+    words[:, 0] = nodes
+    words[:, 1:] = np.ascontiguousarray(time)[:, None].view(nodes.dtype)
+    return words
+
+
+def _apart(words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The reverse: int64 `[n]` each."""
+    return words[:, 0].astype(np.int64), np.ascontiguousarray(words[:, 1:]).view(np.int64)[:, 0]

@@ -2,7 +2,8 @@
 
 RUN/blocks/<phase>/step-<n>.npz holds, sorted and without duplicates, int64 arrays: `seeds` `[B, 2]` (user, item);
 `negatives` `[n, 3]` (user, item, negative item; -1, -1 before a step's shared negatives); `hop<h>` `[e, 3]`
-(destination type, destination, source; the source is of the other type).
+(destination type, destination, source; the source is of the other type), with time-respecting sampling `[e, 4]` (and
+the cut-off of both).
 """
 
 from __future__ import annotations
@@ -32,9 +33,10 @@ def stable_arrays(batch: MiniBatch) -> dict[str, np.ndarray]:
         arrays["negatives"] = np.stack([user[row], item[row], stable[negative[row, column]]], 1)
     for hop, block in enumerate(batch.blocks):
         destination = np.repeat(np.arange(block.n_dst), np.diff(block.indptr))
-        arrays[f"hop{hop}"] = np.stack(
-            [batch.node_type[destination].astype(np.int64), stable[destination], stable[block.indices]], 1
-        )
+        columns = [batch.node_type[destination].astype(np.int64), stable[destination], stable[block.indices]]
+        if batch.cutoff is not None:
+            columns.append(batch.cutoff[destination])
+        arrays[f"hop{hop}"] = np.stack(columns, 1)
     return arrays
 
 

@@ -15,7 +15,7 @@ from distgnn.distributed.exchange import plan_fetch, send_rows
 from distgnn.distributed.features import FeatureStore
 from distgnn.distributed.process_group import WorkerGroup
 from distgnn.graph import Topology
-from distgnn.nn.batch import block_tensors, node_keys
+from distgnn.nn.batch import block_tensors, entry_index, node_keys, row_types
 from distgnn.nn.model import GraphRecommender
 from distgnn.sampler import NeighborSampler
 from distgnn.sampler.full import FullNeighborhood, chunks_by_edges
@@ -127,8 +127,8 @@ def infer_sampled(
         tensors = block_tensors(batch.blocks, keys, group.device, embedding.weight.dtype)
         plan = embedding.plan(batch.nodes, bounds)
         rows = embedding.fetch(plan).detach()
-        found = None if features is None else features.fetch(plan, batch.node_type)
-        user, item = model(tensors, rows, batch.n_seed_users, 0, found)
+        found = None if features is None else features.fetch(plan, row_types(batch))
+        user, item = model(tensors, rows, batch.n_seed_users, 0, found, entry_index(batch, group.device))
         assert batch.seed_index is not None
         vectors = torch.cat([user, item])[move(torch.from_numpy(batch.seed_index), group.device)]
         out[i * chunk : i * chunk + len(nodes)] = move(vectors, out.device)

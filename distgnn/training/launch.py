@@ -49,7 +49,7 @@ def run_training(config: Config, launch: Launcher | None = None) -> Report:
     started = time.perf_counter()
     _check_target(config)
     dataset = open_or_prepare(config)
-    config = config.for_edges(dataset.n_fit)
+    config = config.for_edges(dataset.n_fit).for_log(dataset.split, dataset.has_timestamps)
     prepared = time.perf_counter() - started
     run = config.run.out or f"runs/{dataset.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     with begin_run(config, run, dataset):

@@ -21,6 +21,8 @@ _REMEDY = "lower model.dim, train.batch_size, sampler.fanout or evaluate.memory_
 _HOT_COPIES = 5  # a worker's hot gradients, as they arrive, their sum, repeated for all, gathered
 _LOGIT_COPIES = 6  # scores, scaled, masked, mask, log-softmax and gradient of an in-batch softmax; pairs take as many
 
+_ENTRY_TABLE = 56  # bytes of an entry while a thread draws: its slots in the table, neighbours, cut-offs, an old copy
+
 
 @dataclass(frozen=True)
 class Need:
@@ -97,22 +99,27 @@ def needs(
     width = config.model.dim * item
     n_hot = config.cluster.n_hot(n_nodes) if workers > 1 else 0
     tables = (n_own + n_hot) * width * (1 + config.optim.n_moments()) + features.store
+    timed = config.sampler.respects_time  # a node is then an entry of a step once for each cut-off
     sampler = n_nodes * (16 * (config.sampler.threads + 1) + (8 if config.sampler.topology == "partitioned" else 0))
     batch_size = config.for_edges(sys.maxsize).train.batch_size  # the most, where the graph is not known yet
     frontier, edges, outer = 4 * batch_size, 0, 0
     for fanout in config.sampler.fanout:
         outer = frontier * fanout
         edges += outer
-        frontier = min(frontier * (fanout + 1), n_nodes)
+        frontier *= fanout + 1
+        frontier = frontier if timed else min(frontier, n_nodes)
     matrices = {"in_batch": 1, "none": 2}.get(config.loss.negatives_kind(), 0)  # none: pairs of users, pairs of items
     logits = matrices * _LOGIT_COPIES * item * batch_size * -(-batch_size // workers)
-    rows = frontier * 3 * width + n_hot * _HOT_COPIES * (width + item)
+    fetched = min(frontier, n_nodes) if timed else 0  # beside the entries' rows, and their gradients
+    rows = (frontier * 3 + fetched * 2) * width + n_hot * _HOT_COPIES * (width + item)
     layers = len(config.sampler.fanout)
     if features.width:
         # As they leave and arrive, in the nodes' order and in the model's dtype; what they add, and the sum.
-        rows += frontier * (features.width * (3 * 4 + item) + 2 * width)
+        rows += min(frontier, n_nodes) * (features.width * (3 * 4 + item) + 2 * width)
         layers += 1  # the sum for the own nodes
     drawn = frontier * 40 + edges * 4 * (config.sampler.prefetch + 1)
+    if timed:
+        drawn += frontier * (_ENTRY_TABLE * config.sampler.threads + 16 * (config.sampler.prefetch + 1))
     states = n_own * width * (layers + 1)
     scores = int(2 * config.evaluate.memory_gib * 2**30)
     if not gpu:

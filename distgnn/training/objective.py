@@ -88,7 +88,12 @@ def _in_batch_logits(
         frequency = topology.degree(batch.column_item) / topology.n_edges
         logits = logits - move(torch.from_numpy(np.log(frequency)), user.device).to(logits.dtype)
     masked = _index(batch.masked, user.device)
-    mask = torch.zeros(logits.shape, dtype=torch.bool, device=user.device)
+    if batch.column_time is None:
+        mask = torch.zeros(logits.shape, dtype=torch.bool, device=user.device)
+    else:  # a column of a later edge has aggregated what the row may not see
+        assert batch.cutoff is not None
+        row_time = _index(batch.cutoff[batch.user_index], user.device)
+        mask = _index(batch.column_time, user.device)[None, :] > row_time[:, None]
     mask[masked[0], masked[1]] = True
     return logits.masked_fill(mask, -torch.inf), _index(batch.share, user.device)
 
@@ -122,10 +127,16 @@ def _directau(
 def _first_rows(batch: MiniBatch, group: WorkerGroup, traffic: Traffic) -> tuple[list[np.ndarray], np.ndarray]:
     """Which of the share's edges stand for their user and which for their item: the first in rank order.
 
+    With time-respecting sampling a node has a vector for each cut-off: the latest edge stands for it, of equally late
+    ones the first of the step.
+
     Returns:
         Rows of the share for users and for items, and how many every worker has, int64 `[W, 2]`.
     """
-    edges = np.stack([batch.nodes[batch.user_index], batch.nodes[batch.item_index]], 1)
+    columns = [batch.node_of(batch.user_index), batch.node_of(batch.item_index)]
+    if batch.cutoff is not None:
+        columns += [batch.cutoff[batch.user_index], batch.share]
+    edges = np.stack(columns, 1)
     everywhere = all_gather_values(torch.from_numpy(edges), batch.share_sizes.tolist(), group).numpy()
     if group.size > 1:
         traffic.add("gathered", (batch.global_size - len(edges)) * edges.shape[1] * edges.itemsize, 1)
@@ -133,10 +144,18 @@ def _first_rows(batch: MiniBatch, group: WorkerGroup, traffic: Traffic) -> tuple
     start = int(end[group.rank] - len(edges))
     picks, counts = [], []
     for side in (0, 1):
-        first = np.sort(np.unique(everywhere[:, side], return_index=True)[1])
+        first = np.sort(_first_of_each(everywhere[:, side], *everywhere.T[2:]))
         counts.append(np.bincount(np.searchsorted(end, first, side="right"), minlength=group.size))
         picks.append(first[(first >= start) & (first < start + len(edges))] - start)
     return picks, np.stack(counts, 1)
+
+
+def _first_of_each(node: np.ndarray, time: np.ndarray | None = None, position: np.ndarray | None = None) -> np.ndarray:
+    """Rows at which every distinct node stands first; with times, int64: at which it is latest, ties by position."""
+    if time is None or position is None:
+        return np.unique(node, return_index=True)[1]
+    order = np.lexsort((position, ~time, node))  # ~ turns the order of all int64 round
+    return order[np.unique(node[order], return_index=True)[1]]
 
 
 def _count_gathered(traffic: Traffic, n: int, own: torch.Tensor, group: WorkerGroup) -> None:

@@ -78,11 +78,13 @@ def phase_trainer(
     bounds = book.worker_bounds(group.size)
     n_own = int(np.diff(bounds)[group.rank])
     parts = book.worker_parts(group.rank, group.size)
+    times = config.sampler.respects_time
     features = dataset.features() if config.model.features else {}
     need = _feature_need(config, book, parts, {role: rows.shape[1] for role, rows in features.items()}, group)
-    mode = choose_topology(config, book.n_nodes, n_own, dataset.topology_bytes(phase, *partitioning), group, need)
+    topology_bytes = dataset.topology_bytes(phase, *partitioning, times)
+    mode = choose_topology(config, book.n_nodes, n_own, topology_bytes, group, need)
     held = parts if mode == "partitioned" else None
-    topology = dataset.topology(phase, *partitioning, held)
+    topology = dataset.topology(phase, *partitioning, held, times)
     placement = place_tables(config, topology.n_nodes, n_own, phase, group, free_bytes(group.device), need)
     facts = {"dataset": dataset.name, "dataset_hash": dataset.data_hash}
     trainer = PhaseTrainer(config, run, topology, bounds, phase, group, recorder, facts, placement.device, features)
@@ -132,11 +134,12 @@ def evaluate_trainer(
         traffic.take(part.traffic)
     remote = traffic.over_workers(group)
     steps = max(1, sum(t.steps for t in totals))
-    positives, drawn, every = group.sum_floats(
+    positives, drawn, every, without = group.sum_floats(
         [
             float(sum(t.positives for t in totals)),
             float(sum(t.sampled_edges for t in totals)),
             float(sum(t.users_with_every_item for t in totals)),
+            float(sum(t.without_negatives for t in totals)),
         ]
     )
     report.update(
@@ -160,6 +163,7 @@ def evaluate_trainer(
         positives_per_second=positives / training if training else 0.0,
         sampled_edges_per_second=drawn / training if training else 0.0,
         users_with_every_item=int(every),
+        edges_without_negatives=int(without),
         steps={t.phase: t.step for t in trainers},
         validation_ndcg=trainers[0].schedule.best_ndcg if trainers[0].schedule.best_epoch else None,
     )

@@ -22,7 +22,7 @@ from distgnn.distributed.process_group import WorkerGroup
 from distgnn.distributed.traffic import KINDS, Traffic
 from distgnn.graph import Topology
 from distgnn.loader import DeviceFeed, PrefetchLoader
-from distgnn.nn.batch import BlockTensors, block_tensors, dropout_key, node_keys
+from distgnn.nn.batch import BlockTensors, block_tensors, dropout_key, entry_index, node_keys, row_types
 from distgnn.nn.model import GraphRecommender
 from distgnn.sampler import NeighborSampler, SeedOrder, store_of
 from distgnn.timing import StageClock
@@ -73,6 +73,7 @@ class Totals:
     sampled_edges: int = 0
     traffic: Traffic = field(default_factory=Traffic)
     users_with_every_item: int = 0
+    without_negatives: int = 0
 
 
 class PhaseTrainer:
@@ -142,6 +143,7 @@ class PhaseTrainer:
             exclude_targets=config.sampler.exclude_targets,
             negatives=config.loss.negatives_kind(),
             num_negatives=config.loss.num_negatives,
+            time_respecting=config.sampler.respects_time,
             store=store,
         )
         self.schedule = Schedule()
@@ -170,7 +172,7 @@ class PhaseTrainer:
         """Features of the minibatch's nodes, where the model takes any; a collective."""
         if self.features is None:
             return None
-        return self.features.fetch(plan, batch.node_type, self.totals.traffic)
+        return self.features.fetch(plan, row_types(batch), self.totals.traffic)
 
     def train_step(self, batch: MiniBatch, blocks: list[BlockTensors] | None = None) -> torch.Tensor:
         """Forward, backward and update of one step; a collective.
@@ -191,7 +193,8 @@ class PhaseTrainer:
         if self.optimizer is not None:
             self.optimizer.zero_grad(set_to_none=True)
         key = dropout_key(self.config.run.seed, batch.step)
-        user, item = self.wrapped(blocks, rows, batch.n_seed_users, key, features)
+        entries = entry_index(batch, rows.device)
+        user, item = self.wrapped(blocks, rows, batch.n_seed_users, key, features, entries)
         loss = loss_of(self.config.loss, batch, user, item, self.topology, self.group, self.totals.traffic)
         clock.lap("forward")
         loss.backward()
@@ -212,8 +215,9 @@ class PhaseTrainer:
         totals.positives += len(batch.share)
         totals.sampled_edges += batch.sampled_edges
         totals.traffic.add("topology", *batch.sent)
-        every = self.topology.degree(batch.nodes[batch.user_index]) >= self.topology.n_items
+        every = self.topology.degree(batch.node_of(batch.user_index)) >= self.topology.n_items
         totals.users_with_every_item += int(every.sum())
+        totals.without_negatives += batch.without_negatives
 
     def resume(self, info: CheckpointInfo) -> None:
         """Go on from a checkpoint.
@@ -241,6 +245,7 @@ class PhaseTrainer:
             "run.seed": config.run.seed,
             "train.batch_size": config.train.batch_size,
             "sampler.fanout": list(config.sampler.fanout),
+            "sampler.time_respecting": config.sampler.respects_time,
         }
 
     def _refuse_other_features(self, info: CheckpointInfo) -> None:
@@ -252,7 +257,7 @@ class PhaseTrainer:
             )
 
     def _refuse_other_steps(self, info: CheckpointInfo) -> None:
-        known = info.manifest["steps"]
+        known = {"sampler.time_respecting": False, **info.manifest["steps"]}  # older checkpoints do not say
         for key, value in self._step_settings().items():
             if known[key] != value:
                 raise UserError(

@@ -19,12 +19,18 @@ def random_edges(seed: int, n_users: int, n_items: int, n_edges: int) -> tuple[n
 
 
 def partitioned(
-    user: np.ndarray, item: np.ndarray, n_users: int, n_items: int, n_parts: int
+    user: np.ndarray,
+    item: np.ndarray,
+    n_users: int,
+    n_items: int,
+    n_parts: int,
+    timestamp: np.ndarray | None = None,
 ) -> tuple[Topology, PartitionBook]:
     """The graph under a random partition."""
     part = np.random.default_rng(n_parts).integers(0, n_parts, n_users + n_items)
     book = relabel(part, n_users, n_parts)
-    graph = StableGraph.build(Interactions(user, item, None, None), n_users, n_items)
+    graph = StableGraph.build(Interactions(user, item, timestamp, None), n_users, n_items)
     rows = [graph.rows_of(book, p) for p in range(n_parts)]
     parts = [(r.indptr, r.indices) for r in rows]
-    return Topology(book.offsets, book.stable_id, book.node_id, parts, graph.user_offsets), book
+    times = None if timestamp is None else [(r.timestamp, r.time_order) for r in rows]
+    return Topology(book.offsets, book.stable_id, book.node_id, parts, graph.user_offsets, times=times), book

@@ -77,6 +77,9 @@ def test_any_values_survive_toml(
         ("cluster.workers=3", "cluster", "workers", 3),
         ("cluster.workers=1,4", "cluster", "workers", (1, 4)),
         ("cluster.workers=[2, 2]", "cluster", "workers", (2, 2)),
+        ("sampler.time_respecting=true", "sampler", "time_respecting", True),
+        ("sampler.time_respecting=false", "sampler", "time_respecting", False),
+        ("sampler.time_respecting=auto", "sampler", "time_respecting", "auto"),
     ],
 )
 def test_overrides(override: str, section: str, key: str, value: Any) -> None:
@@ -110,7 +113,8 @@ def test_overrides_go_before_the_file_and_the_last_one_wins(tmp_path: Path) -> N
         ("data.split=random", "data.split = 'random' is not one of auto, given, leave_last_k"),
         ("model.encoder=lightgnc", "model.encoder = 'lightgnc' is not one of"),
         ("evaluate.baselines=toppop,knn", "evaluate.baselines = 'knn' is not one of"),
-        ("sampler.time_respecting=true", "not available yet"),
+        ("sampler.time_respecting=1", "sampler.time_respecting = 1 must be of type bool"),
+        ("sampler.time_respecting=yes", "sampler.time_respecting = 'yes' is not one of auto, true, false"),
         ("cluster.max_failures=-1", "at least 0"),
         ("train.batch_size=-1", "train.batch_size = -1 must be at least 0"),
         ("distill.batch_size=-1", "distill.batch_size = -1 must be at least 0"),
@@ -221,3 +225,36 @@ def test_sections_are_frozen_and_keyword_only() -> None:
 def test_an_open_batch_size_follows_the_graph(n_fit: int, expected: int) -> None:
     assert Config().for_edges(n_fit).train.batch_size == expected
     assert load_config(None, ["train.batch_size=7"]).for_edges(n_fit).train.batch_size == 7
+
+
+@pytest.mark.parametrize(
+    ("written", "split", "timestamps", "respects"),
+    [
+        ('"auto"', "global_time", True, True),
+        ('"auto"', "leave_last_k", True, False),
+        ('"auto"', "given", False, False),
+        ("true", "per_user_ratio", True, True),
+        ("false", "global_time", True, False),
+    ],
+)
+def test_time_respecting_is_resolved_by_the_log(
+    tmp_path: Path, written: str, split: str, timestamps: bool, respects: bool
+) -> None:
+    (tmp_path / "c.toml").write_text(f"[sampler]\ntime_respecting = {written}\n")
+    config = load_config(tmp_path / "c.toml").for_log(split, timestamps)
+    assert config.sampler.respects_time is respects
+    (tmp_path / "resolved.toml").write_text(config.to_toml())
+    assert load_config(tmp_path / "resolved.toml") == config
+    assert config.for_log("per_user_ratio", False) == config
+
+
+def test_what_does_not_go_with_time_respecting() -> None:
+    on = "sampler.time_respecting=true"
+    with pytest.raises(UserError, match="'shared' has one row for all cut-offs .*; use uniform"):
+        load_config(None, [on, "loss.name=bpr", "loss.negatives=shared"])
+    with pytest.raises(UserError, match="name their column in data.timestamp_column"):
+        load_config(None, [on, "data.input=log.csv"])
+    assert load_config(None, [on, "data.input=log.csv", "data.timestamp_column=t"]).sampler.respects_time
+    shared = load_config(None, ["loss.name=bpr", "loss.negatives=shared"])
+    with pytest.raises(UserError, match=r"or set sampler.time_respecting = false"):
+        shared.for_log("global_time", True)

@@ -56,6 +56,7 @@ FILES = [
     "partitions/metis-2/fit/user_offsets.npy",
     "partitions/metis-2/full/part-0001/indices.npy",
     "partitions/metis-2/fit/part-0000/timestamp.npy",
+    "partitions/metis-2/fit/part-0000/time_order.npy",
 ]
 
 
@@ -131,6 +132,37 @@ def test_topologies_are_mapped_read_only(folder: Path) -> None:
         for array in topology.part_arrays(part):
             assert not array.flags.writeable
             assert not array.flags.owndata
+
+
+def test_topologies_with_times(folder: Path) -> None:
+    dataset = PreparedDataset.open(str(folder))
+    plain, dated = (dataset.topology("full", "metis", 2, times=times) for times in (False, True))
+    dated.validate()
+    assert not plain.has_times
+    assert dated.nbytes() == plain.nbytes() + 2 * dataset.n_train * (8 + 4)
+    headers = 2 * 4 * 128
+    assert dataset.topology_bytes("full", "metis", 2, times=True) == dated.nbytes() + headers
+    own = dataset.topology("full", "metis", 2, range(1, 2), times=True)
+    node = int(own.offsets[1, 0])
+    for ours, theirs in zip(own.row_times(node), dated.row_times(node), strict=True):
+        assert ours.tolist() == theirs.tolist()
+
+
+def test_times_that_are_not_there_are_refused(folder: Path, tmp_path: Path) -> None:
+    """Of a log without them, and of a dataset from before their order was written."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"] = {name: facts for name, facts in manifest["files"].items() if "time_order" not in name}
+    manifest["content_hash"] = content_hash(manifest)
+    storage.write_json(str(folder / "manifest.json"), manifest)
+    old = PreparedDataset.open(str(folder))
+    old.topology("fit", "metis", 2).validate()
+    with pytest.raises(UserError, match=r"time_order.npy is missing\); prepare it again, or set .* = false"):
+        old.topology("fit", "metis", 2, times=True)
+    settings = config(
+        data={"input": write_log(tmp_path / "log.csv", random_log(1))}, run={"out": str(tmp_path / "out")}
+    )
+    with pytest.raises(UserError, match="no timestamps, and sampler.time_respecting = true goes by them"):
+        prepare(settings, log=quiet).topology("fit", "metis", 1, times=True)
 
 
 def _tamper(folder: Path, file: str, array: np.ndarray) -> None:

@@ -76,17 +76,12 @@ def test_every_array_against_the_oracle(tmp_path: Path, method: str, parts: int,
         assert load(f"{phase}/user_offsets.npy").tolist() == np.cumsum([0, *map(len, by_user)]).tolist()
         for p in range(parts):
             start, item_start, end = offsets[p].tolist()
-            indptr, indices, timestamp, weight = (
-                load(f"{phase}/part-{p:04d}/{name}.npy") for name in ("indptr", "indices", "timestamp", "weight")
-            )
-            assert (indptr.dtype, indices.dtype, timestamp.dtype, weight.dtype) == (
-                np.int64,
-                np.int32,
-                np.int64,
-                np.float32,
-            )
+            names = ("indptr", "indices", "timestamp", "time_order", "weight")
+            indptr, indices, timestamp, time_order, weight = (load(f"{phase}/part-{p:04d}/{n}.npy") for n in names)
+            dtypes = [array.dtype for array in (indptr, indices, timestamp, time_order, weight)]
+            assert dtypes == [np.int64, np.int32, np.int64, np.int32, np.float32]
             assert len(indptr) == end - start + 1
-            assert len(indices) == len(timestamp) == len(weight) == indptr[-1]
+            assert len(indices) == len(timestamp) == len(time_order) == len(weight) == indptr[-1]
             for node in range(start, end):
                 row = slice(indptr[node - start], indptr[node - start + 1])
                 own = int(stable_id[node])
@@ -99,7 +94,9 @@ def test_every_array_against_the_oracle(tmp_path: Path, method: str, parts: int,
                     wanted = [int(node_id[u]) for u in neighbours]
                     pairs = [(u, own) for u in neighbours]
                 assert indices[row].tolist() == wanted
-                assert timestamp[row].tolist() == [expected[pair][1] for pair in pairs]
+                times = [expected[pair][1] for pair in pairs]
+                assert timestamp[row].tolist() == times
+                assert time_order[row].tolist() == sorted(range(len(times)), key=lambda k, t=times: (t[k], k))
                 assert weight[row].tolist() == [expected[pair][2] for pair in pairs]
 
 
