@@ -9,20 +9,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from distgnn.sampler import neighbor, store
+from distgnn.sampler import held_rows, neighbor
 from distgnn.training import trainer
 
 
 def _key_by_node_id() -> None:
     """The draw's key uses the node id, which depends on the partitioning."""
-    original = store.draw_rows
+    original = held_rows.draw_rows
 
     def broken(nodes: np.ndarray, fanout: int, key: np.uint64, *arrays: Any) -> None:
         *csc, stable_id, row, indptr, positions, drawn_indptr, drawn = arrays
         node_id = np.arange(len(stable_id), dtype=stable_id.dtype)
         original(nodes, fanout, key, *csc, node_id, row, indptr, positions, drawn_indptr, drawn)
 
-    store.draw_rows = broken
+    held_rows.draw_rows = broken
 
 
 def _factor_of_workers() -> None:
@@ -39,7 +39,7 @@ def _exclusion_of_the_share() -> None:
     """The sampler leaves out the target edges of the share, not of the global step."""
     original = neighbor.NeighborSampler._expand
 
-    def broken(self: Any, scratch: Any, epoch: int, frontier: np.ndarray, step: int, targets: Any) -> Any:
+    def broken(self: Any, scratch: Any, frontier: Any, step: int, targets: Any) -> Any:
         if targets is not None:
             targets = dataclasses.replace(
                 targets,
@@ -47,7 +47,7 @@ def _exclusion_of_the_share() -> None:
                 global_item=targets.item,
                 global_user_position=targets.global_user_position[targets.share],
             )
-        return original(self, scratch, epoch, frontier, step, targets)
+        return original(self, scratch, frontier, step, targets)
 
     neighbor.NeighborSampler._expand = broken  # type: ignore[method-assign]
 

@@ -11,7 +11,7 @@ FACTORS: dict[str, tuple[object, ...]] = {
     "topology": ("replicated", "partitioned"),
     "threads": (1, 2),
     "hot": (False, True),
-    "graph": ("bundled", "tiny"),
+    "graph": ("bundled", "tiny", "dated"),
     "model": ("lightgcn", "graphsage"),
     "loss": ("bpr", "softmax", "directau"),
     "optimizer": ("sgd", "adam"),
@@ -24,7 +24,7 @@ class Cell:
 
     Attributes:
         place: (P, W). topology, threads, hot: by whom, and how (`hot`: with replicated hot rows).
-        graph, model, loss, optimizer: what.
+        graph, model, loss, optimizer: what; the dated graph is sampled with respect to time.
     """
 
     place: tuple[int, int]
@@ -58,7 +58,7 @@ class Cell:
 
     def overrides(self) -> list[str]:
         """Settings of the run, but for where it is and what it reads."""
-        batch, fanout, steps = {"bundled": (256, "4,3", 6), "tiny": (7, "2,3", 16)}[self.graph]
+        batch, fanout, steps = {"bundled": (256, "4,3", 6), "tiny": (7, "2,3", 16), "dated": (50, "3,2", 8)}[self.graph]
         settings = [
             "run.dtype=float64",
             "run.tensorboard=false",
@@ -81,6 +81,8 @@ class Cell:
                 "directau": "loss.name=directau",
             }[self.loss],
         ]
+        if self.graph == "dated":
+            settings.append("sampler.time_respecting=true")
         if self.hot:
             settings.append("cluster.hot_rows=0.1")
         if self.loss == "bpr":

@@ -1,4 +1,4 @@
-"""The matrix's two graphs, prepared for every number of partitions, and a copy of each worker's own files."""
+"""The matrix's graphs, prepared for every number of partitions, and a copy of each worker's own files."""
 
 from __future__ import annotations
 
@@ -41,12 +41,26 @@ def adversarial_log(folder: Path) -> list[str]:
     ]
 
 
+def dated_log(folder: Path) -> list[str]:
+    """Settings of a log with few distinct timestamps, popular items and users with few edges, split by time."""
+    rng = np.random.default_rng(6)
+    user, item = rng.integers(0, 60, 1500), (40 * rng.random(1500) ** 2).astype(np.int64)
+    table = {"user": user, "item": item, "timestamp": rng.integers(-10, 50, 1500)}
+    pq.write_table(pa.table(table), folder / "log.parquet")
+    return [
+        f"data.input={folder}/log.parquet",
+        "data.timestamp_column=timestamp",
+        "data.split=global_time",
+        "partition.method=random",
+    ]
+
+
 def source(graph: str, folder: Path) -> list[str]:
     """Settings that name a graph; a log of it goes into the folder."""
     if graph == "bundled":
         return ["data.name=debian-deps"]
     folder.mkdir(parents=True, exist_ok=True)
-    return adversarial_log(folder)
+    return {"tiny": adversarial_log, "dated": dated_log}[graph](folder)
 
 
 def prepared(graph: str, parts: int, root: Path) -> Path:

@@ -11,10 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from distgnn import storage
 from distgnn.config import load_config
+from distgnn.partition.dataset import PreparedDataset
 from distgnn.training.launch import run_training
 from tests import own_files
-from tests.exactness.datasets import adversarial_log
+from tests.exactness.datasets import adversarial_log, dated_log
 
 MODELS = {
     "lightgcn, in-batch softmax, adam": [],
@@ -168,10 +170,71 @@ def test_features_change_the_losses_and_no_block(tmp_path: Path) -> None:
     assert off_report["remote_bytes_by_kind"]["features"] == 0
 
 
-@pytest.mark.parametrize("expand", ["all", "new"])
-def test_who_holds_the_topology_changes_no_bit(tmp_path: Path, expand: str) -> None:
+def by_time(folder: Path) -> list[str]:
+    """Settings of whole runs on a log that is split by time."""
+    return [
+        *dated_log(folder),
+        "run.dtype=float64",
+        "model.dim=8",
+        "sampler.fanout=4,3",
+        "train.batch_size=50",
+        "train.epochs=1",
+        "evaluate.sampled=true",
+    ]
+
+
+def test_a_split_by_time_gives_the_same_run(tmp_path: Path) -> None:
+    """It turns time-respecting sampling on; all workers draw the same entries, and lose and count the same."""
+    first, reference = run_cell(tmp_path, (1, 1, 1, "replicated"), by_time(tmp_path))
+    assert reference["config"]["sampler"]["time_respecting"] is True
+    assert 0 < reference["edges_without_negatives"] < 50
+    for name in (drawn := blocks(first)):
+        with np.load(first / name) as step:
+            assert step["hop1"].shape[1] == 4
+    cell = (6, 3, 2, "partitioned")
+    run, report = run_cell(tmp_path, cell, by_time(tmp_path))
+    assert blocks(run) == drawn
+    assert losses(report) == pytest.approx(losses(reference), rel=1e-9)
+    for key in ("metrics", "metrics_sampled_inference"):
+        assert report[key] == pytest.approx(reference[key], rel=1e-9)
+    assert report["edges_without_negatives"] == reference["edges_without_negatives"]
+
+
+def test_a_split_by_time_keeps_to_the_past(tmp_path: Path) -> None:
+    """What is dumped holds no edge later than its cut-off; with the option off it does."""
+    kept = {}
+    for respects in ("auto", "false"):
+        overrides = [*by_time(tmp_path), f"sampler.time_respecting={respects}", "train.phase=fit"]
+        kept[respects], _ = run_cell(tmp_path / respects, (2, 1, 1, "replicated"), overrides)
+    dataset = PreparedDataset.open(storage.read_json(str(kept["auto"] / "dataset.json"))["path"])
+    table = dataset.edge_table("train")
+    columns = (table[name].to_pylist() for name in ("user", "item", "timestamp"))
+    time = {(user, item): at for user, item, at in zip(*columns, strict=True)}
+
+    def times(drawn: np.ndarray) -> list[int]:
+        return [time[(at, source) if kind == 0 else (source, at)] for kind, at, source in drawn[:, :3].tolist()]
+
+    cutoffs: set[int] = set()
+    later = 0
+    for name in blocks(kept["auto"]):
+        with np.load(kept["auto"] / name) as step, np.load(kept["false"] / name) as free:
+            assert (step["seeds"] == free["seeds"]).all()
+            seeds = {time[user, item] for user, item in step["seeds"].tolist()}
+            for hop in ("hop0", "hop1"):
+                assert (np.array(times(step[hop])) <= step[hop][:, 3]).all()
+                assert set(step[hop][:, 3].tolist()) <= seeds
+                cutoffs |= set(step[hop][:, 3].tolist())
+                later += (np.array(times(free[hop])) > max(seeds)).sum()
+    assert len(cutoffs) > 20
+    assert later > 0
+
+
+@pytest.mark.parametrize(("expand", "settings"), [("all", tiny), ("new", tiny), ("new", by_time)])
+def test_who_holds_the_topology_changes_no_bit(
+    tmp_path: Path, expand: str, settings: Callable[[Path], list[str]]
+) -> None:
     """The same batches in the same order: so also with `expand = "new"`, which is outside the promise."""
-    overrides = [*tiny(tmp_path), f"sampler.expand={expand}", "evaluate.sampled=true", "train.epochs=1"]
+    overrides = [*settings(tmp_path), f"sampler.expand={expand}", "evaluate.sampled=true", "train.epochs=1"]
     ours, report = run_cell(tmp_path, (5, 3, 2, "partitioned"), overrides)
     theirs, twin = run_cell(tmp_path, (5, 3, 2, "replicated"), overrides)
     assert blocks(ours) == blocks(theirs)

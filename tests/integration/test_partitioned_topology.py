@@ -23,39 +23,40 @@ from tests.unit.graphs import random_edges
 W = 2
 
 
-def cut(user: np.ndarray, item: np.ndarray, part: np.ndarray, n_users: int) -> tuple[list[Topology], PartitionBook]:
+def cut(
+    user: np.ndarray, item: np.ndarray, part: np.ndarray, n_users: int, time: np.ndarray | None
+) -> tuple[list[Topology], PartitionBook]:
     """The whole graph, then what each of W workers holds of it."""
     n_parts = int(part.max()) + 1
     book = relabel(part, n_users, n_parts)
-    graph = StableGraph.build(Interactions(user, item, None, None), n_users, len(part) - n_users)
+    graph = StableGraph.build(Interactions(user, item, time, None), n_users, len(part) - n_users)
     rows = [graph.rows_of(book, p) for p in range(n_parts)]
     pairs = [(r.indptr, r.indices) for r in rows]
+    times = [(r.timestamp, r.time_order) for r in rows]
     ids = (book.offsets, book.stable_id, book.node_id)
-    whole = Topology(*ids, pairs, graph.user_offsets)
+    whole = Topology(*ids, pairs, graph.user_offsets, times=None if time is None else times)
     degrees = whole.degree(np.arange(whole.n_nodes)).astype(np.int32)
-    own = [
-        Topology(
-            *ids,
-            [pairs[p] if p in book.worker_parts(r, W) else None for p in range(n_parts)],
-            graph.user_offsets,
-            degrees,
-        )
-        for r in range(W)
-    ]
+    own = []
+    for r in range(W):
+        mine = book.worker_parts(r, W)
+        held, dated = ([x if p in mine else None for p, x in enumerate(arrays)] for arrays in (pairs, times))
+        own.append(Topology(*ids, held, graph.user_offsets, degrees, None if time is None else dated))
     return [whole, *own], book
 
 
-def square() -> tuple[list[Topology], PartitionBook]:
-    """Two users and two items, all joined; a worker owns one of each."""
-    return cut(np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1]), np.array([0, 1, 0, 1]), 2)
+def square(timed: bool = False) -> tuple[list[Topology], PartitionBook]:
+    """Two users and two items, all joined, user 0's edges at time 0, user 1's at 1; a worker owns one of each."""
+    user = np.array([0, 0, 1, 1])
+    return cut(user, np.array([0, 1, 0, 1]), np.array([0, 1, 0, 1]), 2, user if timed else None)
 
 
-def larger() -> tuple[list[Topology], PartitionBook]:
+def larger(timed: bool = False) -> tuple[list[Topology], PartitionBook]:
     """Five partitions, the last without a node that has an edge."""
     user, item = random_edges(3, 40, 20, 300)
     part = np.random.default_rng(2).integers(0, 4, 44 + 23)
     part[40:44] = part[64:] = 4
-    return cut(user, item, part, 44)
+    time = np.random.default_rng(5).integers(0, 9, len(user)) if timed else None
+    return cut(user, item, part, 44, time)
 
 
 def loader_of(
@@ -64,13 +65,15 @@ def loader_of(
     bounds = book.worker_bounds(W)
     store = store_of(graph, bounds, group)
     order = SeedOrder(graph, 11, 7, bounds, group.rank, store)
-    sampler = sampler_class(graph, (3, 2), 7, negatives="uniform", num_negatives=2, store=store)
+    options = {"negatives": "uniform", "num_negatives": 2, "time_respecting": graph.has_times}
+    sampler = sampler_class(graph, (3, 2), 7, store=store, **options)
     return PrefetchLoader(order, sampler, 0, 40, threads=threads, prefetch=2)
 
 
 def flat(batch: MiniBatch) -> list[np.ndarray]:
     assert batch.negative_index is not None
-    arrays = [batch.nodes, batch.user_index, batch.item_index, batch.negative_index, batch.node_type, batch.stable_id]
+    arrays = [] if batch.cutoff is None or batch.entry_row is None else [batch.cutoff, batch.entry_row]
+    arrays += [batch.nodes, batch.user_index, batch.item_index, batch.negative_index, batch.node_type, batch.stable_id]
     return arrays + [a for b in batch.blocks for a in (b.indptr, b.indices, b.degree)]
 
 
@@ -103,10 +106,30 @@ def count(group: WorkerGroup, folder: Path) -> None:
     assert trainer.totals.traffic.exchanges == exchanges
 
 
+def count_timed(group: WorkerGroup, folder: Path) -> None:
+    """The same step with cut-offs: a time is 8 bytes more."""
+    graphs, book = square(timed=True)
+    config = small_config(
+        "sampler.fanout=2", "train.batch_size=4", "sampler.exclude_targets=false", "sampler.time_respecting=true"
+    )
+    trainer = small_trainer(config, folder, graphs[1 + group.rank], group, book.worker_bounds(W))
+    batch = batch_of(trainer, 0)
+    trainer.train_step(batch)
+    told = 2 * 12
+    asked = 8 + 12  # the other's item, up to the own user's time
+    # An answer's length, a degree and the neighbours: user 0 alone until time 0, both users until 1.
+    answered = 8 + 4 + 4 * (2 if group.rank == 0 else 1)
+    # Worker 1 has reached user 0 up to time 1, and asks how many edges it then has.
+    degrees = (8 + 0) + 4 if group.rank == 0 else (8 + 12) + 0
+    assert trainer.totals.traffic.bytes["topology"] == told + asked + answered + degrees
+    assert trainer.totals.traffic.exchanges["topology"] == 1 + 4 + 3
+    assert len(batch.nodes) == len(batch.node_type) == 3 + group.rank
+
+
 def agree(group: WorkerGroup, folder: Path) -> None:
     """Minibatches are those of a worker that holds everything, also after leaving early."""
-    graphs, book = larger()
-    for threads in (1, 3):
+    for timed, threads in ((False, 1), (False, 3), (True, 3)):
+        graphs, book = larger(timed)
         ours = loader_of(graphs[1 + group.rank], book, group, threads)
         theirs = loader_of(graphs[0], book, group, 1)
         for stop in (6, 40):
@@ -145,6 +168,7 @@ def one_is_silent(group: WorkerGroup, folder: Path) -> None:
 
 CASES = {
     "count": (count, 60.0),
+    "count timed": (count_timed, 60.0),
     "agree": (agree, 60.0),
     "one fails": (one_fails, 60.0),
     "one is silent": (one_is_silent, 8.0),

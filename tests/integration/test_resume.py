@@ -47,6 +47,15 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_log(tmp_path_factory.mktemp("log") / "log.parquet", 0)
 
 
+@pytest.fixture(scope="module")
+def dated_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rng = np.random.default_rng(7)
+    path = tmp_path_factory.mktemp("dated") / "log.parquet"
+    columns = {"user": rng.integers(0, 80, 1500), "item": rng.integers(0, 50, 1500), "time": rng.integers(0, 99, 1500)}
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DISTGNN_CACHE", str(tmp_path / "cache"))
@@ -230,8 +239,31 @@ def test_a_run_in_the_way_and_another_dataset_are_refused(log: Path, tmp_path: P
     assert (run / "metrics.jsonl").read_bytes() == kept
 
 
-@pytest.mark.parametrize("override", ["train.batch_size=32", "sampler.fanout=4,4"])
-def test_settings_that_make_other_steps_are_refused(log: Path, tmp_path: Path, override: str) -> None:
-    train(log, tmp_path / "run", "train.max_steps=4")
+@pytest.mark.parametrize("override", ["train.batch_size=32", "sampler.fanout=4,4", "sampler.time_respecting=true"])
+def test_settings_that_make_other_steps_are_refused(dated_log: Path, tmp_path: Path, override: str) -> None:
+    options = ("data.timestamp_column=time", "train.max_steps=4")
+    train(dated_log, tmp_path / "run", *options)
     with pytest.raises(UserError, match=f"was trained with {override.split('=')[0]} = .*set .* back"):
-        train(log, tmp_path / "run", "train.max_steps=8", "run.resume=true", override)
+        train(dated_log, tmp_path / "run", *options, "train.max_steps=8", "run.resume=true", override)
+
+
+def test_a_time_respecting_run_goes_on(dated_log: Path, tmp_path: Path) -> None:
+    options = ("data.timestamp_column=time", "data.split=global_time")
+    train(dated_log, tmp_path / "whole", *options, "train.max_steps=20")
+    train(dated_log, tmp_path / "cut", *options, "train.max_steps=9")
+    info = list_checkpoints(str(tmp_path / "cut"))[-1]
+    assert info.manifest["steps"]["sampler.time_respecting"] is True
+    train(dated_log, tmp_path / "cut", *options, "train.max_steps=20", "run.resume=true")
+    assert curve(tmp_path / "cut") == curve(tmp_path / "whole")
+
+
+def test_a_checkpoint_that_says_nothing_of_time_was_trained_without(dated_log: Path, tmp_path: Path) -> None:
+    options = ("data.timestamp_column=time", "train.max_steps=4")
+    train(dated_log, tmp_path / "run", *options)
+    manifest = list_checkpoints(str(tmp_path / "run"))[-1].uri + "/manifest.json"
+    content = json.loads(Path(manifest).read_text())
+    del content["steps"]["sampler.time_respecting"]
+    Path(manifest).write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"was trained with sampler.time_respecting = False, now True"):
+        train(dated_log, tmp_path / "run", *options, "run.resume=true", "sampler.time_respecting=true")
+    train(dated_log, tmp_path / "run", *options, "train.max_steps=6", "run.resume=true")
