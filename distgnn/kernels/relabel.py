@@ -38,31 +38,35 @@ def append_distinct(candidates, stamp, local, epoch, nodes, n_nodes, index):
 
 
 @njit(nogil=True, cache=True)
-def append_distinct_entries(candidates, candidate_cutoff, stamp, local, epoch, nodes, cutoff, n_entries, index):
+def append_distinct_entries(candidates, candidate_cutoff, table, epoch, nodes, cutoff, n_entries, index):
     """As `append_distinct`, for distinct (node, cut-off).
 
     Args:
         candidates: integer `[c]` node ids; -1 (no node) gets local id -1. candidate_cutoff: int64 `[c]`.
-        stamp, local: int32 `[power of two >= 2 * (n_entries + c)]`, the table; a slot is taken where stamp == epoch.
+        table: int32 `[power of two >= 2 * (n_entries + c), 2]` of (stamp, local id); a slot is taken where its stamp is
+            the epoch.
         nodes, cutoff: int64, room for n_entries + c. index: integer `[c]`, written.
 
     Returns:
         The new number of entries.
     """
-    mask = stamp.shape[0] - 1
+    mask = table.shape[0] - 1
     for i in range(candidates.shape[0]):
         node = np.int64(candidates[i])
         if node < 0:
             index[i] = -1
             continue
         slot = np.int64(hash2(np.uint64(node), np.uint64(candidate_cutoff[i])) & np.uint64(mask))
-        while stamp[slot] == epoch and not (nodes[local[slot]] == node and cutoff[local[slot]] == candidate_cutoff[i]):
+        while table[slot, 0] == epoch:
+            entry = table[slot, 1]
+            if nodes[entry] == node and cutoff[entry] == candidate_cutoff[i]:
+                break
             slot = (slot + 1) & mask
-        if stamp[slot] != epoch:
-            stamp[slot] = epoch
-            local[slot] = n_entries
+        if table[slot, 0] != epoch:
+            table[slot, 0] = epoch
+            table[slot, 1] = n_entries
             nodes[n_entries] = node
             cutoff[n_entries] = candidate_cutoff[i]
             n_entries += 1
-        index[i] = local[slot]
+        index[i] = table[slot, 1]
     return n_entries

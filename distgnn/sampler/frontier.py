@@ -22,14 +22,13 @@ class Scratch:
         self.epoch = 0
         self.excluded_row = np.full(n_nodes, -1, np.int32)
         self.column_head = np.full(n_nodes, -1, np.int32)
-        self.entry_stamp = np.zeros(2, np.int32)
-        self.entry_local = np.empty(2, np.int32)
+        self.entries = np.zeros((2, 2), np.int32)
 
     def next_epoch(self) -> int:
         """A stamp that no earlier minibatch has left."""
         if self.epoch == np.iinfo(np.int32).max:
             self.stamp[:] = 0
-            self.entry_stamp[:] = 0
+            self.entries[:] = 0
             self.epoch = 0
         self.epoch += 1
         return self.epoch
@@ -140,31 +139,18 @@ class EntryFrontier:
         self._reserve(n + len(nodes))
         room, cutoffs = np.empty((2, n + len(nodes)), np.int64)
         room[:n], cutoffs[:n] = self.nodes, self.cutoff
-        n = append_distinct_entries(
-            nodes, cutoff, scratch.entry_stamp, scratch.entry_local, self.epoch, room, cutoffs, n, index
-        )
+        n = append_distinct_entries(nodes, cutoff, scratch.entries, self.epoch, room, cutoffs, n, index)
         self.nodes, self.cutoff = room[:n], cutoffs[:n]
 
     def _reserve(self, n_entries: int) -> None:
         """Make the table large enough; a larger one takes up what the old one holds of this minibatch."""
-        scratch = self.scratch
-        if len(scratch.entry_stamp) >= 2 * n_entries:
+        if len(self.scratch.entries) >= 2 * n_entries:
             return
-        size = 1 << (2 * n_entries - 1).bit_length()
-        scratch.entry_stamp, scratch.entry_local = np.zeros(size, np.int32), np.empty(size, np.int32)
+        table = self.scratch.entries = np.zeros((1 << (2 * n_entries - 1).bit_length(), 2), np.int32)
         n = len(self.nodes)
         again, cutoffs = np.empty((2, n), np.int64)
-        append_distinct_entries(
-            self.nodes,
-            self.cutoff,
-            scratch.entry_stamp,
-            scratch.entry_local,
-            self.epoch,
-            again,
-            cutoffs,
-            0,
-            np.empty(n, np.int32),
-        )
+        index = np.empty(n, np.int32)
+        append_distinct_entries(self.nodes, self.cutoff, table, self.epoch, again, cutoffs, 0, index)
 
     def draw(
         self, step: int, first: int, fanout: int, hop_key: np.uint64, exclusion: Exclusion

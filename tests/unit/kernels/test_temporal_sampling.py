@@ -134,7 +134,7 @@ def test_neighbouring_cutoffs_are_independent() -> None:
 @given(st.lists(st.lists(st.tuples(st.integers(-1, 5), TIMES), max_size=12), max_size=4))
 @settings(max_examples=60, deadline=None)
 def test_append_distinct_entries_keeps_the_order_of_appearance(groups: list[list[tuple[int, int]]]) -> None:
-    stamp, local = np.zeros(128, np.int32), np.empty(128, np.int32)
+    table = np.zeros((128, 2), np.int32)
     room = sum(map(len, groups))
     for epoch in (1, 2):  # scratch is not cleared between minibatches
         nodes, cutoff = np.empty((2, room), np.int64)
@@ -142,7 +142,7 @@ def test_append_distinct_entries_keeps_the_order_of_appearance(groups: list[list
         for group in groups:
             index = np.empty(len(group), np.int64)
             node, time = np.array(group, np.int64).reshape(-1, 2).T.copy()
-            n = append_distinct_entries(node, time, stamp, local, epoch, nodes, cutoff, n, index)
+            n = append_distinct_entries(node, time, table, epoch, nodes, cutoff, n, index)
             expected += [x for x in dict.fromkeys(group) if x[0] >= 0 and x not in expected]
             assert list(zip(nodes[:n].tolist(), cutoff[:n].tolist(), strict=True)) == expected
             assert index.tolist() == [expected.index(x) if x[0] >= 0 else -1 for x in group]
