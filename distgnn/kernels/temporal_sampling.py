@@ -13,6 +13,10 @@ from distgnn.kernels.address import array_at, part_of, row_bounds
 from distgnn.kernels.neighbor_sampling import past_excluded, pick_positions, pick_table
 from distgnn.kernels.rng import combine
 
+COUNTED = (
+    32  # rows up to it are counted through: a few cache lines in order cost less than a search that waits for each
+)
+
 
 @njit(nogil=True, cache=True)
 def order_by_time(indptr, timestamp, order):
@@ -33,6 +37,10 @@ def until(timestamp, order, cutoff):
     """How many of a row's edges have timestamp <= cut-off."""
     low = 0
     high = order.shape[0]
+    if high <= COUNTED:
+        for position in range(high):
+            low += timestamp[position] <= cutoff
+        return low
     while low < high:
         middle = (low + high) >> 1
         if timestamp[order[middle]] <= cutoff:

@@ -125,6 +125,17 @@ def test_features_are_counted_with_the_tables(gpu: bool) -> None:
         assert "rows, moments and features" in said
 
 
+def test_entries_of_a_time_respecting_step_are_no_fewer_than_the_nodes() -> None:
+    """A small graph bounds the nodes of a step, not its (node, cut-off) entries."""
+    plain, timed = (
+        needs(config(*on), 10_000, 10_000, 1, gpu=False, tables_on_gpu=False)[0]
+        for on in ((), ("sampler.time_respecting=true",))
+    )
+    entries = 4 * 1024 * 11 * 11
+    assert timed.step > entries * 64 * 4 * 3 > 10 * plain.step / 2
+    assert (timed.tables, timed.sampler, timed.evaluation) == (plain.tables, plain.sampler, plain.evaluation)
+
+
 def test_tables_on_a_device_that_is_not_used_are_refused() -> None:
     with pytest.raises(UserError, match="cluster.tables = 'device' goes with cluster.use_gpu = true"):
         load_config(None, ["cluster.tables=device"])
