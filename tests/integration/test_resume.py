@@ -16,6 +16,7 @@ from distgnn import storage
 from distgnn.config import load_config
 from distgnn.training.checkpoint import list_checkpoints
 from distgnn.training.launch import run_training
+from distgnn.training.trainer import PhaseTrainer
 from distgnn.types import UserError
 from tests.moto_server import s3_bucket, s3_server
 
@@ -257,13 +258,18 @@ def test_a_time_respecting_run_goes_on(dated_log: Path, tmp_path: Path) -> None:
     assert curve(tmp_path / "cut") == curve(tmp_path / "whole")
 
 
-def test_a_checkpoint_that_says_nothing_of_time_was_trained_without(dated_log: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_that_says_nothing_of_time_was_trained_without(
+    dated_log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     options = ("data.timestamp_column=time", "train.max_steps=4")
-    train(dated_log, tmp_path / "run", *options)
-    manifest = list_checkpoints(str(tmp_path / "run"))[-1].uri + "/manifest.json"
-    content = json.loads(Path(manifest).read_text())
-    del content["steps"]["sampler.time_respecting"]
-    Path(manifest).write_text(json.dumps(content))
+    settings = PhaseTrainer._step_settings
+    with monkeypatch.context() as earlier:
+        earlier.setattr(
+            PhaseTrainer,
+            "_step_settings",
+            lambda trainer: {k: v for k, v in settings(trainer).items() if k != "sampler.time_respecting"},
+        )
+        train(dated_log, tmp_path / "run", *options)
     with pytest.raises(UserError, match=r"was trained with sampler.time_respecting = False, now True"):
         train(dated_log, tmp_path / "run", *options, "run.resume=true", "sampler.time_respecting=true")
     train(dated_log, tmp_path / "run", *options, "train.max_steps=6", "run.resume=true")
