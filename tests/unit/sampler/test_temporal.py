@@ -197,8 +197,8 @@ def propagate(batch: MiniBatch, table: torch.Tensor) -> np.ndarray:
     keys = node_keys(batch.node_type, batch.stable_id)
     tensors = block_tensors(batch.blocks, keys, torch.device("cpu"), table.dtype)
     entries = entry_index(batch, torch.device("cpu"))
-    assert entries is not None
-    rows = table[torch.from_numpy(batch.nodes)][entries]
+    rows = table[torch.from_numpy(batch.nodes)]
+    rows = rows if entries is None else rows[entries]
     return LightGCN(table.shape[1], len(batch.blocks))(tensors, rows, 0).numpy()
 
 
