@@ -71,7 +71,7 @@ class Cell:
             f"sampler.threads={self.threads}",
             f"cluster.workers={self.workers}",
             f"partition.parts={self.parts}",
-            "model.dim=8",
+            "model.dim=4",
             f"model.encoder={self.model}",
             f"optim.name={self.optimizer}",
             "optim.lr=0.05",

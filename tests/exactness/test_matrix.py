@@ -32,10 +32,12 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def folder(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Outcomes of all cells and of what they are compared with."""
+def folder(root: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """Outcomes of the chosen tests' cells and of what they are compared with."""
     folder = tmp_path_factory.mktemp("outcomes")
-    cells = list(dict.fromkeys([*(cell.reference for cell in CELLS), *CELLS, TINY, TINY.reference]))
+    specs = [getattr(item, "callspec", None) for item in request.session.items]
+    chosen = [spec.params["cell"] for spec in specs if spec is not None and "cell" in spec.params]
+    cells = list(dict.fromkeys([*(cell.reference for cell in chosen), *chosen, TINY, TINY.reference]))
     run_cells(cells, root, folder, timeout=7200 if EVERYTHING else 600)
     return folder
 
