@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from distgnn import storage
 from distgnn.config import load_config
+from distgnn.graph import Topology
 from distgnn.partition.dataset import PreparedDataset
 from distgnn.partition.prepare import open_or_prepare
 
@@ -89,3 +90,26 @@ def dataset_of(name: str, parts: int, method: str) -> PreparedDataset:
     """A workload, or a dataset of `distgnn datasets`, in so many partitions; prepared in the cache, once."""
     settings = [*options_of(name), f"partition.parts={parts}", f"partition.method={method}"]
     return open_or_prepare(load_config(None, settings))
+
+
+def csc_of(name: str) -> Path:
+    """Folder in the cache with the training graph as plain arrays, users first, then items; made where it is not there.
+
+    indptr.npy int64 `[N + 1]`, indices.npy int32 `[E]` ordered within a row, n_users.npy.
+    """
+    folder = storage.cache_dir() / "workloads" / f"{name}-csc"
+    if not (folder / "n_users.npy").exists():
+        if name in WORKLOADS:
+            n_users, n_items = WORKLOADS[name].users, WORKLOADS[name].items
+            user, item = WORKLOADS[name].edges()
+        else:
+            dataset = dataset_of(name, 1, "random")
+            n_users, n_items = dataset.n_users, dataset.n_items
+            user, item = dataset.edges("train")
+        graph = Topology.from_edges(user, item, n_users, n_items)
+        indptr, indices = graph.part_arrays(0)
+        folder.mkdir(parents=True, exist_ok=True)
+        np.save(folder / "indptr.npy", indptr)
+        np.save(folder / "indices.npy", indices)
+        np.save(folder / "n_users.npy", n_users)  # last: it says that the others are there
+    return folder

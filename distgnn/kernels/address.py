@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 
 import numpy as np
+from llvmlite import ir
 from numba import carray, config, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -39,6 +40,36 @@ def _compiled_array_at(address, n, like):
 
 # `array_at(address, n, like)`: the n elements of like's dtype at an int64 address.
 array_at = _python_array_at if config.DISABLE_JIT else _compiled_array_at
+
+
+@intrinsic
+def _prefetch(typing_context, address):
+    """LLVM's prefetch for reading, to be kept in all caches."""
+
+    def generate(context, builder, signature, arguments):
+        pointer = builder.inttoptr(arguments[0], cgutils.voidptr_t)
+        word = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, word, word, word])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(function, [pointer, word(0), word(3), word(1)])
+        return context.get_dummy_value()
+
+    return types.void(address), generate
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _compiled_prefetch(address):
+    _prefetch(address)
+
+
+def _python_prefetch(address):
+    pass
+
+
+# `prefetch(address)`: have the cache line at an int64 address on its way while other work is done. Any address will do.
+prefetch = _python_prefetch if config.DISABLE_JIT else _compiled_prefetch
+# How many elements ahead of its use an address is prefetched: more than the loads a core has under way; a power of two.
+AHEAD = 16
 
 
 @njit(nogil=True, cache=True, inline="always")

@@ -10,9 +10,10 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from distgnn.kernels.address import array_at, part_of, row_bounds
+from distgnn.kernels.address import AHEAD, array_at, part_of, prefetch, row_bounds
 from distgnn.kernels.rng import bounded, combine, draw
 
+CHUNK_EDGES = 8192  # addresses of a chunk of rows: half of the second cache level
 LINEAR_SCAN = 32  # fanouts up to it look for a repeated pick by a scan, larger ones in a hash table
 
 
@@ -39,29 +40,44 @@ def pick_positions(key, allowed, fanout, table, generation, picked):
         table: int64 `[2, power of two >= 4 * fanout]`, (generation, rank) slots; used above LINEAR_SCAN only.
         generation: int64, larger than in any earlier call with this table.
     """
+    if fanout > LINEAR_SCAN:
+        _pick_with_table(key, allowed, fanout, table, generation, picked)
+        return
+    n = 0
+    seen = np.uint64(0)  # a bit for the last six of each rank: most repetitions are ruled out without a scan
+    for j in range(allowed - fanout, allowed):
+        rank = np.int64(bounded(draw(key, np.uint64(n)), np.uint64(j + 1)))
+        bit = np.uint64(1) << np.uint64(rank & 63)
+        if seen & bit:
+            for i in range(n):
+                if picked[i] == rank:
+                    rank = j
+                    bit = np.uint64(1) << np.uint64(rank & 63)
+                    break
+        seen |= bit
+        picked[n] = rank
+        n += 1
+
+
+@njit(nogil=True, cache=True)
+def _pick_with_table(key, allowed, fanout, table, generation, picked):
     n = 0
     mask = table.shape[1] - 1
     for j in range(allowed - fanout, allowed):
         rank = np.int64(bounded(draw(key, np.uint64(n)), np.uint64(j + 1)))
-        if fanout <= LINEAR_SCAN:
-            for i in range(n):
-                if picked[i] == rank:
-                    rank = j
+        for _ in range(2):  # at most twice: j itself cannot have been picked before
+            slot = (rank * 0x9E3779B1) & mask
+            repeated = False
+            while table[0, slot] == generation:
+                if table[1, slot] == rank:
+                    repeated = True
                     break
-        else:
-            for _ in range(2):  # at most twice: j itself cannot have been picked before
-                slot = (rank * 0x9E3779B1) & mask
-                repeated = False
-                while table[0, slot] == generation:
-                    if table[1, slot] == rank:
-                        repeated = True
-                        break
-                    slot = (slot + 1) & mask
-                if not repeated:
-                    table[0, slot] = generation
-                    table[1, slot] = rank
-                    break
-                rank = j
+                slot = (slot + 1) & mask
+            if not repeated:
+                table[0, slot] = generation
+                table[1, slot] = rank
+                break
+            rank = j
         picked[n] = rank
         n += 1
 
@@ -94,6 +110,9 @@ def draw_rows(
 ):
     """Draw up to `fanout` in-neighbours of each node.
 
+    A draw waits for memory twice: for the bounds of the row, and for the neighbour. Both are prefetched: picking from a
+    chunk of rows leaves addresses, and the neighbours are then read one after the other.
+
     Args:
         nodes: integer `[n]`, node ids whose rows are at the addresses. hop_key: uint64 of (seed, step, hop).
         offsets: int64 `[P, 3]` (user start, item start, end). indptr_address, indices_address: int64 `[P]`.
@@ -104,15 +123,39 @@ def draw_rows(
         indptr: int64 `[n + 1]`, the first entry given, the others written.
         neighbors: integer, room for the draws from indptr[0] on; written: the neighbours' node ids.
     """
+    n = nodes.shape[0]
     edge = indptr[0]
     table = pick_table(fanout)
     picked = np.empty(fanout, np.int64)
-    for i in range(nodes.shape[0]):
-        node = np.int64(nodes[i])
-        part = part_of(node, offsets)
-        begin, end = row_bounds(node, part, offsets, indptr_address, like_indptr)
-        degree = end - begin
-        row = array_at(indices_address[part] + begin * like_indices.itemsize, degree, like_indices)
+    rows = max(1, CHUNK_EDGES // fanout)
+    address = np.empty(min(n, rows) * fanout if fanout < CHUNK_EDGES else 0, np.int64)
+    bounds_address = np.empty(AHEAD, np.int64)  # of the next rows' bounds, where their indices start, and their types
+    base_address = np.empty(AHEAD, np.int64)
+    types = np.empty(AHEAD, np.uint64)
+    width = like_indices.itemsize
+    stable_address = stable_id.ctypes.data
+    excluded_address = excluded_row.ctypes.data
+    for i in range(-AHEAD, n):
+        ahead = i + AHEAD
+        place = ahead & (AHEAD - 1)
+        if i >= 0:
+            node = np.int64(nodes[i])
+            bounds = array_at(bounds_address[place], 2, like_indptr)
+            begin = bounds[0]
+            degree = bounds[1] - begin
+            start = base_address[place] + begin * width
+            node_type = types[place]
+        if ahead < n:
+            coming = np.int64(nodes[ahead])
+            part = part_of(coming, offsets)
+            bounds_address[place] = indptr_address[part] + (coming - offsets[part, 0]) * like_indptr.itemsize
+            base_address[place] = indices_address[part]
+            types[place] = np.uint64(1) if coming >= offsets[part, 1] else np.uint64(0)
+            prefetch(bounds_address[place])
+            prefetch(stable_address + coming * stable_id.itemsize)
+            prefetch(excluded_address + coming * excluded_row.itemsize)
+        if i < 0:
+            continue
         excluded_begin = 0
         excluded_end = 0
         if excluded_row[node] >= 0:
@@ -121,14 +164,34 @@ def draw_rows(
         allowed = degree - (excluded_end - excluded_begin)
         count = min(allowed, fanout)
         if allowed > fanout:
-            node_type = np.uint64(1) if node >= offsets[part, 1] else np.uint64(0)
             key = combine(combine(hop_key, node_type), np.uint64(stable_id[node]))
             pick_positions(key, allowed, fanout, table, i + 1, picked)
-        for c in range(count):
-            rank = picked[c] if allowed > fanout else c
-            neighbors[edge] = row[past_excluded(rank, excluded_position, excluded_begin, excluded_end)]
-            edge += 1
+        if address.shape[0] == 0:  # long rows: they are read at once
+            row = array_at(start, degree, like_indices)
+            for c in range(count):
+                rank = picked[c] if allowed > fanout else c
+                neighbors[edge + c] = row[past_excluded(rank, excluded_position, excluded_begin, excluded_end)]
+        else:
+            first = edge - indptr[i - i % rows]
+            for c in range(count):
+                rank = picked[c] if allowed > fanout else c
+                position = past_excluded(rank, excluded_position, excluded_begin, excluded_end)
+                address[first + c] = start + position * width
+        edge += count
         indptr[i + 1] = edge
+        if address.shape[0] > 0 and (i % rows == rows - 1 or i == n - 1):
+            first = indptr[i - i % rows]
+            read_each(address[: edge - first], like_indices, neighbors[first:edge])
+
+
+@njit(nogil=True, cache=True)
+def read_each(address, like, values):
+    """Values `[n]` at addresses int64 `[n]`, of like's dtype there."""
+    n = address.shape[0]
+    for k in range(n):
+        if k + AHEAD < n:
+            prefetch(address[k + AHEAD])
+        values[k] = array_at(address[k], 1, like)[0]
 
 
 @njit(nogil=True, cache=True)
@@ -156,7 +219,11 @@ def place_rows(order, drawn, indptr, neighbors):
 @njit(nogil=True, cache=True)
 def name_nodes(nodes, offsets, stable_id, node_type, stable):
     """Type (uint8) and stable id (int64) of nodes int64 `[n]`."""
-    for i in range(nodes.shape[0]):
+    n = nodes.shape[0]
+    address = stable_id.ctypes.data
+    for i in range(n):
+        if i + AHEAD < n:
+            prefetch(address + nodes[i + AHEAD] * stable_id.itemsize)
         node = nodes[i]
         node_type[i] = 1 if node >= offsets[part_of(node, offsets), 1] else 0
         stable[i] = stable_id[node]
@@ -165,9 +232,18 @@ def name_nodes(nodes, offsets, stable_id, node_type, stable):
 @njit(nogil=True, cache=True)
 def row_lengths(nodes, offsets, indptr_address, like_indptr, degree):
     """Degree (int64) of nodes int64 `[n]`, by their rows' bounds."""
-    for i in range(nodes.shape[0]):
-        begin, end = row_bounds(nodes[i], part_of(nodes[i], offsets), offsets, indptr_address, like_indptr)
-        degree[i] = end - begin
+    n = nodes.shape[0]
+    bounds_address = np.empty(AHEAD, np.int64)
+    for i in range(-AHEAD, n):
+        ahead = i + AHEAD
+        place = ahead & (AHEAD - 1)
+        if i >= 0:
+            bounds = array_at(bounds_address[place], 2, like_indptr)
+            degree[i] = bounds[1] - bounds[0]
+        if ahead < n:
+            part = part_of(nodes[ahead], offsets)
+            bounds_address[place] = indptr_address[part] + (nodes[ahead] - offsets[part, 0]) * like_indptr.itemsize
+            prefetch(bounds_address[place])
 
 
 @njit(nogil=True, cache=True)

@@ -1,4 +1,4 @@
-"""Global to local ids of a minibatch: per-thread arrays of (stamp, local id), never cleared.
+"""Global to local ids of a minibatch: per-thread scratch of (epoch, local id), never cleared.
 
 Nodes have a place each in an array of N. A (node, cut-off) has one in a hash table with open addressing.
 """
@@ -8,32 +8,40 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from distgnn.kernels.address import AHEAD, prefetch
 from distgnn.kernels.rng import hash2
 
 
 @njit(nogil=True, cache=True)
-def append_distinct(candidates, stamp, local, epoch, nodes, n_nodes, index):
+def append_distinct(candidates, slot, epoch, nodes, n_nodes, index):
     """Append candidates not seen in this epoch to `nodes`, in order, and give the local id of every candidate.
 
     Args:
-        candidates: int64 `[c]` node ids; -1 (no node) gets local id -1.
-        stamp, local: int32 `[N]` scratch; a node is in the minibatch where stamp[node] == epoch.
-        nodes: int64, room for n_nodes + c. index: int64 `[c]`, written.
+        candidates: integer `[c]` node ids; -1 (no node) gets local id -1.
+        slot: int64 `[N]` scratch, epoch << 32 | local id; a node is in the minibatch where its epoch is this one.
+        epoch: 0 < epoch < 2^31.
+        nodes: int64, room for n_nodes + c. index: integer `[c]`, written.
 
     Returns:
         The new number of nodes.
     """
-    for i in range(candidates.shape[0]):
-        node = candidates[i]
+    n = candidates.shape[0]
+    address = slot.ctypes.data
+    stamp = np.int64(epoch) << 32
+    for i in range(n):
+        if i + AHEAD < n:
+            prefetch(address + np.int64(candidates[i + AHEAD]) * 8)
+        node = np.int64(candidates[i])
         if node < 0:
             index[i] = -1
             continue
-        if stamp[node] != epoch:
-            stamp[node] = epoch
-            local[node] = n_nodes
+        found = slot[node]
+        if found >> 32 != epoch:
+            found = stamp | n_nodes
+            slot[node] = found
             nodes[n_nodes] = node
             n_nodes += 1
-        index[i] = local[node]
+        index[i] = found & 0xFFFFFFFF
     return n_nodes
 
 

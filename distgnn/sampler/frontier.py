@@ -17,8 +17,8 @@ class Scratch:
     """A thread's arrays of N, and its table of entries; allocated once and never cleared."""
 
     def __init__(self, n_nodes: int) -> None:
-        self.stamp = np.zeros(n_nodes, np.int32)
-        self.local = np.empty(n_nodes, np.int32)
+        self.slot = np.zeros(n_nodes, np.int64)
+        self.nodes = np.empty(0, np.int64)
         self.epoch = 0
         self.excluded_row = np.full(n_nodes, -1, np.int32)
         self.column_head = np.full(n_nodes, -1, np.int32)
@@ -27,11 +27,19 @@ class Scratch:
     def next_epoch(self) -> int:
         """A stamp that no earlier minibatch has left."""
         if self.epoch == np.iinfo(np.int32).max:
-            self.stamp[:] = 0
+            self.slot[:] = 0
             self.entries[:] = 0
             self.epoch = 0
         self.epoch += 1
         return self.epoch
+
+    def reserve(self, n: int) -> np.ndarray:
+        """Room for n nodes of the minibatch, those that are there already kept."""
+        if len(self.nodes) < n:
+            grown = np.empty(min(max(n, 2 * len(self.nodes)), len(self.slot)), np.int64)
+            grown[: len(self.nodes)] = self.nodes
+            self.nodes = grown
+        return self.nodes
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,31 +96,30 @@ class NodeFrontier:
     def __init__(self, store: TopologyStore, scratch: Scratch) -> None:
         self.store, self.scratch = store, scratch
         self.epoch = scratch.next_epoch()
-        self.nodes = np.empty(0, np.int64)
+        self.n = 0
 
     def __len__(self) -> int:
-        return len(self.nodes)
+        return self.n
 
     def add(self, nodes: np.ndarray, cutoff: np.ndarray | None, index: np.ndarray) -> None:
         """See `Frontier`."""
-        scratch, n = self.scratch, len(self.nodes)
-        room = np.empty(min(n + len(nodes), len(scratch.stamp)), np.int64)
-        room[:n] = self.nodes
-        n = append_distinct(nodes, scratch.stamp, scratch.local, self.epoch, room, n, index)
-        self.nodes = room[:n]
+        scratch = self.scratch
+        room = scratch.reserve(min(self.n + len(nodes), len(scratch.slot)))
+        self.n = append_distinct(nodes, scratch.slot, self.epoch, room, self.n, index)
 
     def draw(
         self, step: int, first: int, fanout: int, hop_key: np.uint64, exclusion: Exclusion
     ) -> tuple[np.ndarray, np.ndarray]:
         """See `Frontier`."""
-        indptr, neighbors = self.store.draw(step, self.nodes[first:], fanout, hop_key, exclusion)
+        indptr, neighbors = self.store.draw(step, self.scratch.nodes[first : self.n], fanout, hop_key, exclusion)
         indices = np.empty(len(neighbors), np.int32)
         self.add(neighbors, None, indices)
         return indptr, indices
 
     def finish(self, step: int, exclusion: Exclusion) -> Reached:
         """See `Frontier`; degrees are full training degrees."""
-        return Reached(self.nodes, *self.store.topology.describe(self.nodes))
+        nodes = self.scratch.nodes[: self.n].copy()
+        return Reached(nodes, *self.store.topology.describe(nodes))
 
 
 class EntryFrontier:
@@ -168,8 +175,8 @@ class EntryFrontier:
         n, scratch = len(self.degree), self.scratch
         last = self.store.degree_until(step, self.nodes[n:], self.cutoff[n:], exclusion)
         node_type, stable, _ = self.store.topology.describe(self.nodes)
-        distinct = np.empty(min(len(self.nodes), len(scratch.stamp)), np.int64)
+        distinct = np.empty(min(len(self.nodes), len(scratch.slot)), np.int64)
         entry_row = np.empty(len(self.nodes), np.int64)
-        n_nodes = append_distinct(self.nodes, scratch.stamp, scratch.local, self.epoch, distinct, 0, entry_row)
+        n_nodes = append_distinct(self.nodes, scratch.slot, self.epoch, distinct, 0, entry_row)
         degree = np.concatenate([self.degree, last])
         return Reached(distinct[:n_nodes], node_type, stable, degree, entry_row, self.cutoff)

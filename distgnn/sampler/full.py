@@ -21,8 +21,7 @@ class FullNeighborhood:
 
     def __init__(self, graph: Topology) -> None:
         self.graph = graph
-        self.stamp = np.zeros(graph.n_nodes, np.int32)
-        self.local = np.empty(graph.n_nodes, np.int32)
+        self.slot = np.zeros(graph.n_nodes, np.int64)
         self.not_excluded = np.full(graph.n_nodes, -1, np.int32)
         self.epoch = 0
 
@@ -31,8 +30,7 @@ class FullNeighborhood:
         graph = self.graph
         self.epoch += 1
         degree = graph.degree(nodes)
-        self.stamp[nodes] = self.epoch
-        self.local[nodes] = np.arange(len(nodes))
+        self.slot[nodes] = (self.epoch << 32) + np.arange(len(nodes))
         total = int(degree.sum())
         sources = np.empty(min(len(nodes) + total, graph.n_nodes), np.int64)
         sources[: len(nodes)] = nodes
@@ -51,7 +49,7 @@ class FullNeighborhood:
             neighbors,
         )
         indices = np.empty(total, np.int32)
-        n_src = append_distinct(neighbors, self.stamp, self.local, self.epoch, sources, len(nodes), indices)
+        n_src = append_distinct(neighbors, self.slot, self.epoch, sources, len(nodes), indices)
         sources = sources[:n_src]
         return Block(len(nodes), n_src, indptr, indices, graph.degree(sources)), sources
 

@@ -112,13 +112,13 @@ def test_rows_are_put_at_their_places() -> None:
 @given(st.lists(st.lists(st.integers(-1, 12), max_size=12), max_size=4))
 @settings(max_examples=60, deadline=None)
 def test_append_distinct_keeps_the_order_of_appearance(groups: list[list[int]]) -> None:
-    stamp, local = np.zeros(13, np.int32), np.empty(13, np.int32)
+    slot = np.zeros(13, np.int64)
     for epoch in (1, 2):  # scratch is not cleared between minibatches
         nodes = np.empty(sum(map(len, groups)), np.int64)
         n, expected = 0, []
         for group in groups:
             index = np.empty(len(group), np.int64)
-            n = append_distinct(np.array(group, np.int64), stamp, local, epoch, nodes, n, index)
+            n = append_distinct(np.array(group, np.int64), slot, epoch, nodes, n, index)
             expected += [x for x in dict.fromkeys(group) if x >= 0 and x not in expected]
             assert nodes[:n].tolist() == expected
             assert index.tolist() == [expected.index(x) if x >= 0 else -1 for x in group]

@@ -1,0 +1,174 @@
+"""How fast are neighbours sampled, next to the peers and to what memory allows?
+
+    python -m benchmarks.sampler --json OUT.json [--peer-python .venv-peers/bin/python]
+
+Batches of 1,024 random seeds without replacement, relabelled; 20 for warming up (compilation among them), then 200;
+medians of three rounds in which the contenders take turns, each in a process of its own. Equal work: PyG expands only
+the nodes that a hop has newly reached (`expand = new`), GraphBolt all of them (`all`); we do both. The ceiling is
+dependent pairs of random reads from arrays of the same size, a pair for each edge.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import parser, write_json
+from benchmarks.workloads import csc_of
+from distgnn.report import format_table
+
+FANOUTS = ((15, 10), (10, 10, 5))
+ROUNDS, WARMUP, BATCHES = 3, 20, 200
+RULES = {"distgnn": ("all", "new"), "ceiling": ("-",), "pyg": ("new",), "torch_sparse": ("new",), "graphbolt": ("all",)}
+PEERS = ("pyg", "torch_sparse", "graphbolt")
+
+
+class Contender:
+    """A process that answers requests."""
+
+    def __init__(self, name: str, folder: Path, python: str) -> None:
+        self.name = name
+        script = Path(__file__).with_name("sampling_contenders.py")
+        self._process = subprocess.Popen(
+            [python, str(script), name, str(folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE if name in PEERS else None,
+            text=True,
+        )
+        answer = self._answer()
+        self.missing = answer.get("missing", "")
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            error = self._process.stderr.read() if self._process.stderr else ""
+            return {"missing": (error.strip().splitlines() or [f"exit code {self._process.wait()}"])[-1]}
+        found: dict[str, Any] = json.loads(line)
+        return found
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        """Edges, seconds and batches of a request."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def end(self) -> None:
+        """Let the process end."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Median, least and most."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def measure(name: str, options: Any, missing: dict[str, str]) -> list[dict[str, Any]]:
+    """All cases of a workload."""
+    folder = csc_of(name)
+    contenders = []
+    for contender in RULES:
+        python = options.peer_python if contender in PEERS and options.peer_python else sys.executable
+        process = Contender(contender, folder, python)
+        if process.missing:
+            missing[contender] = process.missing
+            print(f"{contender}: left out, {process.missing}", flush=True)
+        else:
+            contenders.append(process)
+    cases = []
+    for threads in options.threads:
+        for fanout in FANOUTS:
+            requests = [(c, rule) for c in contenders for rule in RULES[c.name]]
+            found: dict[tuple[str, str], list[dict[str, Any]]] = {(c.name, rule): [] for c, rule in requests}
+            for round_ in range(ROUNDS):
+                for contender, rule in requests:
+                    if contender.name == "ceiling" and fanout != FANOUTS[0]:
+                        continue
+                    answer = contender.ask(
+                        fanout=fanout,
+                        expand=rule,
+                        threads=threads,
+                        batches=BATCHES if contender.name != "ceiling" else 20,
+                        warmup=WARMUP if contender.name != "ceiling" else 2,
+                        seed=round_,
+                    )
+                    if "missing" in answer:
+                        raise RuntimeError(f"{contender.name}: {answer['missing']}")
+                    found[contender.name, rule].append(answer)
+            for (contender_name, rule), answers in found.items():
+                if answers:
+                    cases.append(
+                        {
+                            "contender": contender_name,
+                            "workload": name,
+                            "fanout": list(fanout),
+                            "expand": rule,
+                            "threads": threads,
+                            "edges_per_second": spread([a["edges"] / a["seconds"] for a in answers]),
+                            "batches_per_second": spread([a["batches"] / a["seconds"] for a in answers]),
+                        }
+                    )
+    for contender in contenders:
+        contender.end()
+    return cases
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure and print."""
+    result = parser("Neighbour sampling next to the peers and to the memory's ceiling.")
+    result.add_argument("--workloads", default="w1,w2,flat,gowalla", help="names, by commas")
+    result.add_argument("--threads", default="1,2", help="numbers of threads, by commas")
+    result.add_argument("--peer-python", help="interpreter of an environment that has the peers (make peers)")
+    options = result.parse_args(arguments)
+    options.threads = [int(n) for n in options.threads.split(",")]
+    cases: list[dict[str, Any]] = []
+    missing: dict[str, str] = {}
+    for name in options.workloads.split(","):
+        cases += measure(name, options, missing)
+        print_table([case for case in cases if case["workload"] == name])
+    ceilings = {
+        f"{case['workload']}, {case['threads']}": case["edges_per_second"]["median"]
+        for case in cases
+        if case["contender"] == "ceiling"
+    }
+    figures = {
+        "ceiling_gathers_per_second": ceilings,
+        "cases": [case for case in cases if case["contender"] != "ceiling"],
+        "missing": missing,
+    }
+    write_json(options.json, figures)
+    return 0
+
+
+def print_table(cases: list[dict[str, Any]]) -> None:
+    """One workload's figures, each with its part of the ceiling."""
+    ceiling = {c["threads"]: c["edges_per_second"]["median"] for c in cases if c["contender"] == "ceiling"}
+    rows = []
+    for case in cases:
+        speed = case["edges_per_second"]
+        rows.append(
+            {
+                "workload": case["workload"],
+                "fanout": "-" if case["contender"] == "ceiling" else ", ".join(map(str, case["fanout"])),
+                "threads": case["threads"],
+                "contender": case["contender"],
+                "expand": case["expand"],
+                "M edges/s": f"{speed['median'] / 1e6:.1f}",
+                "from-to": f"{speed['min'] / 1e6:.1f}-{speed['max'] / 1e6:.1f}",
+                "batches/s": f"{case['batches_per_second']['median']:.0f}",
+                "of ceiling": f"{speed['median'] / ceiling[case['threads']]:.0%}",
+            }
+        )
+    print(format_table(rows, list(rows[0])), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
