@@ -24,13 +24,14 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Two files at a time: their tests wait for processes of their own more than they compute.
+# Two files at a time, the long ones first: their tests wait for processes of their own more than they compute.
 test: lint
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
-# Every cell of the invariance matrix, of which `make test` runs a pairwise cover.
+# Every cell of the invariance matrix, of which `make test` runs a pairwise cover, and the other slow tests. Hours.
 exactness: $(STAMP)
-	DISTGNN_EXACTNESS=all $(BIN)/python -m pytest -q tests/exactness
+	DISTGNN_TESTS=all $(BIN)/python -m pytest -q -m slow
+	DISTGNN_TESTS=all $(BIN)/python -m pytest -q tests/exactness
 
 bench: $(STAMP)
 	mkdir -p benchmarks/out

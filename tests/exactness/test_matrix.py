@@ -1,6 +1,6 @@
 """The result does not depend on partitions, workers, threads, topology or hot rows.
 
-A pairwise cover of the matrix is run by default, all of it where DISTGNN_EXACTNESS is `all` (`make exactness`).
+A pairwise cover of the matrix is run by default, all of it where DISTGNN_TESTS is `all` (`make exactness`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.exactness.cells import Cell, all_cells, pairwise_cover
 from tests.exactness.datasets import prepared
 from tests.exactness.harness import differences, outcome, run_cells
 
-EVERYTHING = os.environ.get("DISTGNN_EXACTNESS") == "all"
+EVERYTHING = os.environ.get("DISTGNN_TESTS") == "all"
 CELLS = all_cells() if EVERYTHING else pairwise_cover()
 MOST_CELLS = 40
 TINY = Cell((8, 3), "partitioned", 2, False, "tiny", "lightgcn", "bpr", "sgd")

@@ -101,7 +101,7 @@ def test_a_killed_prepare_leaves_no_readable_dataset(tmp_path: Path, log: str, m
 def test_an_interrupted_prepare_cleans_up(tmp_path: Path, log: str) -> None:
     process = start(tmp_path / "cache", f"data.input={log}", f"run.out={tmp_path / 'out'}", "partition.parts=4")
     go(process)
-    wait_for(tmp_path, "metis-4/offsets.npy", process)
+    wait_for(tmp_path, "edges/train.parquet", process)
     process.send_signal(signal.SIGINT)
     assert process.wait() != 0
     assert not list(tmp_path.glob("*out*"))

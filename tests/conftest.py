@@ -1,0 +1,16 @@
+"""Tests marked `slow` are left out unless DISTGNN_TESTS is `all`: `make test` stays short, `make exactness` runs them."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what is slow, with the reason."""
+    if os.environ.get("DISTGNN_TESTS") != "all":
+        skip = pytest.mark.skip(reason="slow: set DISTGNN_TESTS=all, or run make exactness")
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(skip)
