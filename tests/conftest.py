@@ -1,4 +1,4 @@
-"""Tests marked `slow` run where DISTGNN_TESTS is `all`: `make test` stays short without them, `make exactness` has them."""
+"""Tests marked `slow` run where DISTGNN_TESTS is `all`: `make test` stays short, `make exactness` has them."""
 
 from __future__ import annotations
 
