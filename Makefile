@@ -24,9 +24,9 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Three files at a time, the long ones first: their tests wait for processes of their own as long as they compute.
+# Two files at a time, the long ones first: their tests wait for processes of their own more than they compute.
 test: lint
-	$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 # Every cell of the invariance matrix, of which `make test` runs a pairwise cover, and the other slow tests. Hours.
 exactness: $(STAMP)
