@@ -18,9 +18,10 @@ from distgnn.training.launch import run_training
 from tests import own_files
 from tests.exactness.datasets import adversarial_log, dated_log
 
+LIGHTGCN, GRAPHSAGE = "lightgcn, in-batch softmax, adam", "graphsage, mlp, dropout, bpr, sgd"
 MODELS = {
-    "lightgcn, in-batch softmax, adam": [],
-    "graphsage, mlp, dropout, bpr, sgd": [
+    LIGHTGCN: [],
+    GRAPHSAGE: [
         "model.encoder=graphsage",
         "model.tower=mlp",
         "model.dropout=0.2",
@@ -88,7 +89,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DISTGNN_CACHE", str(tmp_path / "cache"))
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", [pytest.param(LIGHTGCN, marks=pytest.mark.slow), GRAPHSAGE])
 def test_blocks_are_equal_and_losses_agree(tmp_path: Path, model: str) -> None:
     overrides = ["sampler.fanout=5,5", "train.max_steps=60", "train.batch_size=256", *MODELS[model]]
     first, reference = run_cell(tmp_path, CELLS[0], overrides)
