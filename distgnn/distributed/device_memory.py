@@ -33,6 +33,24 @@ def host_buffer(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
     return torch.empty(shape, dtype=dtype, pin_memory=device.type == "cuda")
 
 
+class RowBuffer:
+    """Host memory for the rows of one step after another.
+
+    A step's rows are tens of megabytes, which malloc gives back to the system and takes anew: to touch that many new
+    pages takes longer than to copy the rows.
+    """
+
+    def __init__(self) -> None:
+        self._kept: torch.Tensor | None = None
+
+    def rows(self, n: int, dim: int, dtype: torch.dtype) -> torch.Tensor:
+        """Uninitialised `[n, dim]`; what it gave before is overwritten."""
+        kept = self._kept
+        if kept is None or len(kept) < n or kept.shape[1] != dim or kept.dtype != dtype:
+            self._kept = kept = torch.empty((n + n // 8, dim), dtype=dtype)
+        return kept[:n]
+
+
 def free_bytes(device: torch.device) -> int | None:
     """What a GPU has free, torch's own unused blocks given back first; None for the CPU."""
     if device.type != "cuda":

@@ -15,13 +15,14 @@ import numpy as np
 import torch
 
 from distgnn.config import OptimConfig
-from distgnn.distributed.device_memory import host_buffer, move, on_host
+from distgnn.distributed.device_memory import RowBuffer, host_buffer, move, on_host
 from distgnn.distributed.exchange import FetchPlan, part_sizes, plan_fetch, return_rows, send_rows, sum_over_workers
 from distgnn.distributed.hot_rows import HotNodes
 from distgnn.distributed.process_group import WorkerGroup
 from distgnn.distributed.traffic import Traffic
 from distgnn.kernels.rng import STREAM_INIT, hash2, keyed_normal
 from distgnn.kernels.sparse_optimizer import gather_rows, merge_rows, sparse_adagrad, sparse_adam, sparse_sgd
+from distgnn.kernels.threads import share_rows
 
 _INIT_CHUNK = 1 << 16
 _ID_BYTES = 8
@@ -142,9 +143,13 @@ class ShardedEmbedding:
         assert hot_at is not None and index is not None
         return RowPlan(exchange, cold_at, hot_at, index)
 
-    def fetch(self, plan: RowPlan) -> torch.Tensor:
-        """The wanted rows `[n, d]` on the worker's device, as a leaf that takes a gradient; a collective."""
-        rows = send_rows(plan.exchange, self._rows(plan.exchange.rows), self.group, self.wire)
+    def fetch(self, plan: RowPlan, buffer: RowBuffer | None = None) -> torch.Tensor:
+        """The wanted rows `[n, d]` on the worker's device, as a leaf that takes a gradient; a collective.
+
+        Args:
+            buffer: the rows may be in its memory, for who needs those of one fetch at a time.
+        """
+        rows = send_rows(plan.exchange, self._rows(plan.exchange.rows, buffer), self.group, self.wire)
         if plan.cold is not None:
             cold, shape = rows, (len(plan.cold) + len(plan.hot), rows.shape[1])
             if on_host(cold):
@@ -155,12 +160,17 @@ class ShardedEmbedding:
             rows[plan.hot] = self._rows(self._hot_row[plan.hot_index])
         return move(rows, self.group.device).requires_grad_()
 
-    def _rows(self, rows: torch.Tensor) -> torch.Tensor:
+    def _rows(self, rows: torch.Tensor, buffer: RowBuffer | None = None) -> torch.Tensor:
         """Copies of rows int64 `[n]` of the table."""
         if not on_host(self._table):
             return self._table.index_select(0, rows)
-        copied = host_buffer((len(rows), self._table.shape[1]), self._table.dtype, self.group.device)
-        gather_rows(self._table.numpy(), rows.numpy(), copied.numpy())
+        dim, dtype = self._table.shape[1], self._table.dtype
+        if buffer is None or self.group.device.type != "cpu":  # a copy to a GPU may still read the last rows
+            copied = host_buffer((len(rows), dim), dtype, self.group.device)
+        else:
+            copied = buffer.rows(len(rows), dim, dtype)
+        table, index, out = self._table.numpy(), rows.numpy(), copied.numpy()
+        share_rows(len(index), torch.get_num_threads(), lambda a, b: gather_rows(table, index[a:b], out[a:b]))
         return copied
 
     def count(self, plan: RowPlan, traffic: Traffic) -> None:
@@ -222,12 +232,17 @@ class ShardedEmbedding:
             rows_np, grad_np = distinct[:n], merged_np[:n]
         o = self.optim
         table, moments = self._table.numpy(), [m.numpy() for m in self._moments]
-        if o.name == "sgd":
-            sparse_sgd(table, rows_np, grad_np, o.lr, o.weight_decay)
-        elif o.name == "adagrad":
-            sparse_adagrad(table, *moments, rows_np, grad_np, o.lr, o.eps, o.weight_decay)
-        else:
-            sparse_adam(table, *moments, rows_np, grad_np, step, o.lr, o.beta1, o.beta2, o.eps, o.weight_decay)
+
+        def part(start: int, stop: int) -> None:
+            rows, grad = rows_np[start:stop], grad_np[start:stop]
+            if o.name == "sgd":
+                sparse_sgd(table, rows, grad, o.lr, o.weight_decay)
+            elif o.name == "adagrad":
+                sparse_adagrad(table, *moments, rows, grad, o.lr, o.eps, o.weight_decay)
+            else:
+                sparse_adam(table, *moments, rows, grad, step, o.lr, o.beta1, o.beta2, o.eps, o.weight_decay)
+
+        share_rows(len(rows_np), torch.get_num_threads(), part)  # distinct rows: no two threads write to one
 
     def _update_on_device(self, rows: torch.Tensor, grad: torch.Tensor, step: int, repeated: bool) -> None:
         """The same update in torch operations, for tables in device memory."""

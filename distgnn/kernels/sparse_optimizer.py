@@ -1,12 +1,22 @@
-"""Row-wise optimizers: rows of this step move, the others don't (the rule of `torch.optim.SparseAdam`)."""
+"""Row-wise optimizers: rows of this step move, the others don't (the rule of `torch.optim.SparseAdam`).
+
+Rows lie anywhere in tables that no cache holds: each is asked for a few rows before its turn. Every kernel is a pass
+over rows that do not know of each other, so that its caller may share them out to threads.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 from numba import njit
 
+from distgnn.kernels.prefetch import prefetch_row
 
-@njit(nogil=True, cache=True)
+_AHEAD = 8  # rows
+_GATHER_AHEAD = 16
+
+
+# Without numpy's error model every division checks for zero, and the loop is not vectorised.
+@njit(nogil=True, cache=True, error_model="numpy")
 def sparse_adam(table, first_moment, second_moment, rows, grad, step, lr, beta1, beta2, eps, weight_decay):
     """Lazy Adam (Kingma and Ba 2015) on the given distinct rows; bias correction by the global step (from 1).
 
@@ -14,20 +24,29 @@ def sparse_adam(table, first_moment, second_moment, rows, grad, step, lr, beta1,
         table, first_moment, second_moment: float `[n, d]`, updated. rows: int64 `[r]`. grad: float `[r, d]`.
         weight_decay: L2 coefficient, added to the gradient of these rows.
     """
-    step_size = lr * np.sqrt(1.0 - beta2**step) / (1.0 - beta1**step)
     dtype = table.dtype.type
-    for i in range(rows.shape[0]):
+    step_size = dtype(lr * np.sqrt(1.0 - beta2**step) / (1.0 - beta1**step))
+    rate1, rate2 = dtype(1.0 - beta1), dtype(1.0 - beta2)
+    epsilon, decay = dtype(eps), dtype(weight_decay)
+    n = rows.shape[0]
+    for i in range(n):
+        if i + _AHEAD < n:
+            ahead = rows[i + _AHEAD]
+            prefetch_row(table, ahead)
+            prefetch_row(first_moment, ahead)
+            prefetch_row(second_moment, ahead)
         row = rows[i]
+        weight, first, second, gradient = table[row], first_moment[row], second_moment[row], grad[i]
         for c in range(table.shape[1]):
-            g = grad[i, c] + dtype(weight_decay) * table[row, c]
-            m = first_moment[row, c] + dtype(1.0 - beta1) * (g - first_moment[row, c])
-            v = second_moment[row, c] + dtype(1.0 - beta2) * (g * g - second_moment[row, c])
-            first_moment[row, c] = m
-            second_moment[row, c] = v
-            table[row, c] -= dtype(step_size) * m / (np.sqrt(v) + dtype(eps))
+            g = gradient[c] + decay * weight[c]
+            m = first[c] + rate1 * (g - first[c])
+            v = second[c] + rate2 * (g * g - second[c])
+            first[c] = m
+            second[c] = v
+            weight[c] -= step_size * m / (np.sqrt(v) + epsilon)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def sparse_adagrad(table, squares, rows, grad, lr, eps, weight_decay):
     """Adagrad (Duchi et al. 2011, diagonal) on the given distinct rows, as `torch.optim.Adagrad` on sparse gradients.
 
@@ -36,31 +55,45 @@ def sparse_adagrad(table, squares, rows, grad, lr, eps, weight_decay):
         grad: float `[r, d]`. weight_decay: L2 coefficient, added to the gradient of these rows.
     """
     dtype = table.dtype.type
-    for i in range(rows.shape[0]):
+    rate, epsilon, decay = dtype(lr), dtype(eps), dtype(weight_decay)
+    n = rows.shape[0]
+    for i in range(n):
+        if i + _AHEAD < n:
+            prefetch_row(table, rows[i + _AHEAD])
+            prefetch_row(squares, rows[i + _AHEAD])
         row = rows[i]
+        weight, square, gradient = table[row], squares[row], grad[i]
         for c in range(table.shape[1]):
-            g = grad[i, c] + dtype(weight_decay) * table[row, c]
-            s = squares[row, c] + g * g
-            squares[row, c] = s
-            table[row, c] -= dtype(lr) * g / (np.sqrt(s) + dtype(eps))
+            g = gradient[c] + decay * weight[c]
+            s = square[c] + g * g
+            square[c] = s
+            weight[c] -= rate * g / (np.sqrt(s) + epsilon)
 
 
 @njit(nogil=True, cache=True)
 def sparse_sgd(table, rows, grad, lr, weight_decay):
     """table[row] -= lr * (grad + weight_decay * table[row]) on the given distinct rows."""
     dtype = table.dtype.type
-    for i in range(rows.shape[0]):
-        row = rows[i]
+    rate, decay = dtype(lr), dtype(weight_decay)
+    n = rows.shape[0]
+    for i in range(n):
+        if i + _AHEAD < n:
+            prefetch_row(table, rows[i + _AHEAD])
+        weight, gradient = table[rows[i]], grad[i]
         for c in range(table.shape[1]):
-            table[row, c] -= dtype(lr) * (grad[i, c] + dtype(weight_decay) * table[row, c])
+            weight[c] -= rate * (gradient[c] + decay * weight[c])
 
 
 @njit(nogil=True, cache=True)
 def gather_rows(table, rows, out):
     """out[i] = table[rows[i]], float `[r, d]`."""
-    for i in range(rows.shape[0]):
+    n = rows.shape[0]
+    for i in range(n):
+        if i + _GATHER_AHEAD < n:
+            prefetch_row(table, rows[i + _GATHER_AHEAD])
+        source, target = table[rows[i]], out[i]
         for c in range(table.shape[1]):
-            out[i, c] = table[rows[i], c]
+            target[c] = source[c]
 
 
 @njit(nogil=True, cache=True)
@@ -78,15 +111,18 @@ def merge_rows(rows, grad, slot, distinct, merged):
     for i in range(rows.shape[0]):
         row = rows[i]
         s = slot[row]
+        gradient = grad[i]
         if s < 0:
             slot[row] = n
             distinct[n] = row
+            target = merged[n]
             for c in range(grad.shape[1]):
-                merged[n, c] = grad[i, c]
+                target[c] = gradient[c]
             n += 1
         else:
+            target = merged[s]
             for c in range(grad.shape[1]):
-                merged[s, c] += grad[i, c]
+                target[c] += gradient[c]
     for i in range(n):
         slot[distinct[i]] = -1
     return n

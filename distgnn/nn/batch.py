@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from distgnn.distributed.device_memory import move
+from distgnn.distributed.device_memory import RowBuffer, move
 from distgnn.kernels.rng import STREAM_DROPOUT, combine, hash2, keys_of_nodes
 from distgnn.types import Block, MiniBatch
 
@@ -23,6 +23,8 @@ class BlockTensors:
         degree: `[n_src]`, as in `distgnn.types.Block`, in the model's dtype.
         drawn: `[n_dst]`, edges drawn a destination, in the model's dtype.
         node_key: uint64 bits as int64 `[n_src]`, hash of (type, stable id).
+        gradients: memory for the gradient of the source rows, on the CPU; None: new memory. With it, the gradient is to
+            be read before the next backward through such a block.
     """
 
     n_dst: int
@@ -32,6 +34,7 @@ class BlockTensors:
     degree: torch.Tensor
     drawn: torch.Tensor
     node_key: torch.Tensor
+    gradients: RowBuffer | None = None
 
     def edge_index(self) -> torch.Tensor:
         """int64 `[2, e]` of (local source, local destination), PyG's convention."""
@@ -74,9 +77,17 @@ def dropout_key(seed: int, step: int) -> int:
 
 
 def block_tensors(
-    blocks: list[Block], keys: np.ndarray, device: torch.device, dtype: torch.dtype
+    blocks: list[Block],
+    keys: np.ndarray,
+    device: torch.device,
+    dtype: torch.dtype,
+    gradients: RowBuffer | None = None,
 ) -> list[BlockTensors]:
-    """Copy to the device (asynchronous, on the current stream; on the CPU they are views of the arrays)."""
+    """Copy to the device (asynchronous, on the current stream; on the CPU they are views of the arrays).
+
+    Args:
+        gradients: of the last block, which takes the input rows.
+    """
     node_key = move(torch.from_numpy(keys), device)
     result = []
     for block in blocks:
@@ -90,6 +101,7 @@ def block_tensors(
                 degree=move(torch.from_numpy(block.degree), device).to(dtype),
                 drawn=indptr.diff().to(dtype),
                 node_key=node_key[: block.n_src],
+                gradients=gradients if block is blocks[-1] else None,
             )
         )
     return result

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from distgnn.nn.aggregation import inverse_or_zero, neighbor_sum
+from distgnn.nn.aggregation import inverse_or_zero, neighbor_sum, neighbor_sum_and_own
 from distgnn.nn.batch import BlockTensors
 from distgnn.nn.dropout import KeyedDropout
 from distgnn.types import UserError
@@ -56,10 +56,20 @@ class LightGCN(Encoder):
         self.out_dim = dim
 
     def layer(self, index: int, block: BlockTensors, x: torch.Tensor, step_key: int) -> torch.Tensor:
+        return neighbor_sum(x, *self._scales(block), block)
+
+    def forward(self, blocks: list[BlockTensors], x: torch.Tensor, step_key: int) -> torch.Tensor:
+        """As of any encoder; each layer gives the seeds' rows of what it reads."""
+        seeds = []
+        for block in reversed(blocks):
+            x, own = neighbor_sum_and_own(x, *self._scales(block), block, blocks[0].n_dst)
+            seeds.append(own)
+        return self.readout([*seeds, x])
+
+    @staticmethod
+    def _scales(block: BlockTensors) -> tuple[torch.Tensor, torch.Tensor]:
         root = block.degree.sqrt()
-        source = inverse_or_zero_root(root)
-        destination = root[: block.n_dst] * inverse_or_zero(block.drawn)
-        return neighbor_sum(x, source, destination, block)
+        return inverse_or_zero_root(root), root[: block.n_dst] * inverse_or_zero(block.drawn)
 
     def readout(self, states: list[torch.Tensor]) -> torch.Tensor:
         total = states[0]
@@ -106,8 +116,8 @@ class GCN(NonlinearEncoder):
         source = (block.degree + 1).rsqrt()
         own = source[: block.n_dst]
         weight = block.degree[: block.n_dst] * inverse_or_zero(block.drawn)
-        summed = neighbor_sum(x, source, own * weight, block) + x[: block.n_dst] * (own * own)[:, None]
-        result: torch.Tensor = self.linear[index](summed)
+        summed, x_own = neighbor_sum_and_own(x, source, own * weight, block, block.n_dst)
+        result: torch.Tensor = self.linear[index](summed + x_own * (own * own)[:, None])
         return result
 
 
@@ -121,9 +131,9 @@ class GraphSAGE(NonlinearEncoder):
 
     def pre_activation(self, index: int, block: BlockTensors, x: torch.Tensor) -> torch.Tensor:
         """Sum of both linear maps, before GELU and dropout."""
-        mean = neighbor_sum(x, torch.ones_like(block.degree), inverse_or_zero(block.drawn), block)
-        result: torch.Tensor = self.own[index](x[: block.n_dst]) + self.neighbor[index](mean)
-        return result
+        ones, mean_scale = torch.ones_like(block.degree), inverse_or_zero(block.drawn)
+        mean, x_own = neighbor_sum_and_own(x, ones, mean_scale, block, block.n_dst)
+        return self.own[index](x_own) + self.neighbor[index](mean)
 
 
 class PyGEncoder(NonlinearEncoder):

@@ -15,6 +15,7 @@ import torch
 
 from distgnn.config import Config
 from distgnn.distributed.data_parallel import wrap
+from distgnn.distributed.device_memory import RowBuffer
 from distgnn.distributed.embedding import RowPlan, ShardedEmbedding
 from distgnn.distributed.features import FeatureStore, NodeFeatures
 from distgnn.distributed.hot_rows import hot_nodes
@@ -146,6 +147,7 @@ class PhaseTrainer:
             time_respecting=config.sampler.respects_time,
             store=store,
         )
+        self._rows, self._gradients = RowBuffer(), RowBuffer()  # of a step's rows
         self.schedule = Schedule()
         self.totals = Totals()
         self.step = 0
@@ -166,7 +168,7 @@ class PhaseTrainer:
     def block_tensors(self, batch: MiniBatch) -> list[BlockTensors]:
         """The minibatch's blocks on the worker's device; on a GPU the copies are asynchronous."""
         keys = node_keys(batch.node_type, batch.stable_id)
-        return block_tensors(batch.blocks, keys, self.group.device, self.dtype)
+        return block_tensors(batch.blocks, keys, self.group.device, self.dtype, self._gradients)
 
     def fetch_features(self, plan: RowPlan, batch: MiniBatch) -> NodeFeatures | None:
         """Features of the minibatch's nodes, where the model takes any; a collective."""
@@ -186,7 +188,7 @@ class PhaseTrainer:
         clock = StageClock(self.totals.seconds)
         plan = self.embedding.plan(batch.nodes, self.bounds)
         blocks = self.block_tensors(batch) if blocks is None else blocks
-        rows = self.embedding.fetch(plan)
+        rows = self.embedding.fetch(plan, self._rows)
         features = self.fetch_features(plan, batch)
         clock.lap("fetch")
         self.wrapped.train()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
-from distgnn.kernels.sparse_optimizer import merge_rows, sparse_adagrad, sparse_adam, sparse_sgd
+from distgnn.kernels.sparse_optimizer import gather_rows, merge_rows, sparse_adagrad, sparse_adam, sparse_sgd
+from tests.unit.kernels.rerun import IS_RERUN, MODES, rerun
 
 
 def test_lazy_adam_is_torch_sparse_adam() -> None:
@@ -79,3 +82,38 @@ def test_repeated_rows_are_summed_in_order() -> None:
     for row, total in zip(distinct[:n], merged[:n], strict=True):
         np.testing.assert_allclose(total, grad[rows == row].sum(0))
     assert (slot == -1).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("d", [1, 5, 64])
+@pytest.mark.parametrize("n", [0, 1, 30])
+def test_gathered_rows_are_numpys(n: int, d: int, dtype: str) -> None:
+    rng = np.random.default_rng(2)
+    table, rows = rng.normal(size=(40, d)).astype(dtype), rng.integers(0, 40, n)
+    out = np.full((n, d), np.nan, dtype)
+    gather_rows(table, rows, out)
+    assert (out == table[rows]).all()
+
+
+def test_float32_adam_is_the_rule_in_float32() -> None:
+    """Element by element in float32: rows ahead of their turn, and the tail, move by the same arithmetic."""
+    rng = np.random.default_rng(4)
+    table, first, second, grad = rng.normal(size=(4, 30, 7)).astype(np.float32)
+    second = np.abs(second)
+    rows = rng.permutation(30)[:11]
+    expected = [a.copy() for a in (table, first, second)]
+    size = np.float32(0.02 * np.sqrt(1 - 0.999**3) / (1 - 0.9**3))
+    for i, row in enumerate(rows):
+        weight, m, v = (a[row] for a in expected)
+        m += np.float32(1 - 0.9) * (grad[i] - m)
+        v += np.float32(1 - 0.999) * (grad[i] * grad[i] - v)
+        weight -= size * m / (np.sqrt(v) + np.float32(1e-8))
+    sparse_adam(table, first, second, rows, grad[:11], 3, 0.02, 0.9, 0.999, 1e-8, 0.0)
+    for got, want in zip((table, first, second), expected, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+@pytest.mark.skipif(IS_RERUN, reason="is the rerun itself")
+@pytest.mark.parametrize("mode", MODES)
+def test_same_answers_unjitted_and_with_bounds_checked(mode: str, tmp_path: Path) -> None:
+    rerun(__file__, mode, tmp_path)

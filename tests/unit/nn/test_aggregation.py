@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from distgnn.nn.aggregation import inverse_or_zero, neighbor_sum
+from distgnn.distributed.device_memory import RowBuffer
+from distgnn.nn.aggregation import inverse_or_zero, neighbor_sum, neighbor_sum_and_own
 from distgnn.nn.batch import BlockTensors
 
 
@@ -53,6 +56,41 @@ def test_gradients_agree_with_differences() -> None:
     assert torch.autograd.gradcheck(lambda rows: neighbor_sum(rows, source, destination, block), (x,))
 
 
+@pytest.mark.parametrize("n_own", [0, 3, 9])
+def test_own_rows_come_along_and_their_gradients_are_added(n_own: int) -> None:
+    block, dense = random_block(4)
+    source, destination = scales(4, block)
+    x = torch.randn(block.n_src, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    sparse_x, dense_x = x.clone().requires_grad_(), x.clone().requires_grad_()
+    summed, own = neighbor_sum_and_own(sparse_x, source, destination, block, n_own)
+    assert torch.equal(own, x[:n_own])
+    (summed.square().sum() + own.pow(3).sum()).backward()
+    expected = destination[:, None] * (dense @ (source[:, None] * dense_x))
+    (expected.square().sum() + dense_x[:n_own].pow(3).sum()).backward()
+    torch.testing.assert_close(sparse_x.grad, dense_x.grad, rtol=1e-12, atol=1e-13)
+
+
+def test_threads_do_not_change_a_bit() -> None:
+    block, _ = random_block(5, n_dst=6000, n_src=9000, most=5)
+    source, destination = (s.float() for s in scales(5, block))
+    x = torch.randn(block.n_src, 8, generator=torch.Generator().manual_seed(5))
+
+    def both(threads: int) -> tuple[torch.Tensor, torch.Tensor]:
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            rows = x.clone().requires_grad_()
+            summed, own = neighbor_sum_and_own(rows, source, destination, block, 100)
+            (summed.square().sum() + own.sum()).backward()
+        finally:
+            torch.set_num_threads(before)
+        assert rows.grad is not None
+        return summed.detach(), rows.grad
+
+    for one, three in zip(both(1), both(3), strict=True):
+        assert torch.equal(one, three)
+
+
 def test_rows_that_are_not_contiguous_count_the_same() -> None:
     block, _ = random_block(3)
     source, destination = scales(3, block)
@@ -77,3 +115,20 @@ def test_a_block_without_destinations_sends_no_gradient() -> None:
 
 def test_inverse_of_nothing_is_zero() -> None:
     assert inverse_or_zero(torch.tensor([0.0, 1.0, 4.0])).tolist() == [0.0, 1.0, 0.25]
+
+
+def test_gradients_in_kept_memory_are_the_same() -> None:
+    """Blocks of falling and rising size through one buffer, which holds what it held before."""
+    buffer = RowBuffer()
+    for seed, n_src in enumerate([9, 40, 12, 41]):
+        block, _ = random_block(seed, n_src=n_src)
+        source, destination = scales(seed, block)
+        found = []
+        for each in (block, replace(block, gradients=buffer)):
+            x = torch.ones(block.n_src, 3, dtype=torch.float64, requires_grad=True)
+            summed, own = neighbor_sum_and_own(x, source, destination, each, 2)
+            (summed.square().sum() + own.sum()).backward()
+            found.append(x.grad)
+        assert torch.equal(*found)
+    pointer = buffer.rows(1, 3, torch.float64).data_ptr()
+    assert found[1].data_ptr() == pointer  # neither new memory nor a copy of it
