@@ -5,8 +5,13 @@ So gradients are summed over workers, and no factor W stands anywhere.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
+
+CHUNK_BYTES = 64 << 20  # of logits that `in_batch_softmax` holds at once
 
 
 def bpr(positive: torch.Tensor, negative: torch.Tensor, valid: torch.Tensor, global_size: int) -> torch.Tensor:
@@ -26,6 +31,90 @@ def softmax_cross_entropy(logits: torch.Tensor, target: torch.Tensor, global_siz
         logits: `[b, C]`, -inf where masked. target: int64 `[b]`.
     """
     return F.cross_entropy(logits, target, reduction="sum") / global_size
+
+
+@dataclass(frozen=True)
+class ColumnRules:
+    """What changes a row's scores of the columns, on the device of the scores.
+
+    Attributes:
+        masked: `(row, column)` int64 `[2, m]` that count as absent, rows ascending.
+        subtracted: of every column's score, `[C]`, or None.
+        row_time, column_time: int64 `[b]` and `[C]`; columns later than the row count as absent. Or None.
+    """
+
+    masked: torch.Tensor
+    subtracted: torch.Tensor | None = None
+    row_time: torch.Tensor | None = None
+    column_time: torch.Tensor | None = None
+
+    def apply(self, logits: torch.Tensor, start: int, masked: torch.Tensor) -> None:
+        """To scores `[r, C]` of the rows from `start` on, in place; masked: the pairs of these rows."""
+        if self.subtracted is not None:
+            logits -= self.subtracted
+        logits[masked[0] - start, masked[1]] = -torch.inf
+        if self.row_time is not None and self.column_time is not None:
+            own = self.row_time[start : start + len(logits)]
+            logits.masked_fill_(self.column_time[None, :] > own[:, None], -torch.inf)
+
+
+class _InBatchSoftmax(torch.autograd.Function):
+    """Chunk by chunk of rows, with the gradients: they are the loss's up to a factor that comes later."""
+
+    @staticmethod
+    def forward(ctx, user, columns, target, rules, temperature, chunk_rows):  # type: ignore[no-untyped-def]
+        wanted = any(ctx.needs_input_grad)
+        grad_user, grad_columns = torch.empty_like(user), torch.zeros_like(columns)
+        total = user.new_zeros(())
+        starts = range(0, len(user), chunk_rows)
+        if len(starts) > 1:  # else nothing waits for a GPU
+            bounds = torch.searchsorted(rules.masked[0].contiguous(), torch.tensor(starts, device=user.device)).tolist()
+        else:
+            bounds = [0]
+        bounds.append(rules.masked.shape[1])
+        for chunk, start in enumerate(starts):
+            rows = slice(start, start + chunk_rows)
+            logits = (user[rows] / temperature) @ columns.T
+            rules.apply(logits, start, rules.masked[:, bounds[chunk] : bounds[chunk + 1]])
+            logits -= logits.amax(1, keepdim=True)
+            own = target[rows, None]
+            score = logits.gather(1, own)[:, 0]
+            share = logits.exp_()
+            norm = share.sum(1)
+            total += (norm.log() - score).sum()
+            if wanted:
+                share /= norm[:, None]
+                share.scatter_add_(1, own, share.new_full(own.shape, -1.0))
+                torch.mm(share, columns, out=grad_user[rows])
+                grad_columns.addmm_(share.T, user[rows])
+        if wanted:
+            ctx.save_for_backward(grad_user.div_(temperature), grad_columns.div_(temperature))
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        grad_user, grad_columns = ctx.saved_tensors
+        return grad_user * grad, grad_columns * grad, None, None, None, None
+
+
+def in_batch_softmax(
+    user: torch.Tensor,
+    columns: torch.Tensor,
+    target: torch.Tensor,
+    rules: ColumnRules,
+    temperature: float,
+    global_size: int,
+    chunk_bytes: int = CHUNK_BYTES,
+) -> torch.Tensor:
+    """Sampled softmax whose logits are inner products, with memory for `chunk_bytes` of them and not for all.
+
+    Args:
+        user: `[b, d]`. columns: `[C, d]`. target: own column of each row, int64 `[b]`; never masked.
+    """
+    chunk_rows = max(1, chunk_bytes // max(1, len(columns) * user.element_size()))
+    total: torch.Tensor = _InBatchSoftmax.apply(user, columns, target, rules, temperature, chunk_rows)
+    return total / global_size
 
 
 def alignment(user: torch.Tensor, item: torch.Tensor, global_size: int) -> torch.Tensor:

@@ -15,11 +15,13 @@ from distgnn import resources
 from distgnn.config import Config
 from distgnn.distributed.process_group import WorkerGroup
 from distgnn.graph import Topology
+from distgnn.losses import CHUNK_BYTES
 from distgnn.types import UserError
 
 _REMEDY = "lower model.dim, train.batch_size, sampler.fanout or evaluate.memory_gib"
 _HOT_COPIES = 5  # a worker's hot gradients, as they arrive, their sum, repeated for all, gathered
-_LOGIT_COPIES = 6  # scores, scaled, masked, mask, log-softmax and gradient of an in-batch softmax; pairs take as many
+_LOGIT_COPIES = 3  # of a chunk of in-batch logits: scores, the mask by times, what an operation makes
+_PAIR_COPIES = 6  # of DirectAU's matrices of pairs, which are whole
 
 _ENTRY_TABLE = 56  # bytes of an entry while a thread draws: its slots in the table, neighbours, cut-offs, an old copy
 
@@ -108,8 +110,11 @@ def needs(
         edges += outer
         frontier *= fanout + 1
         frontier = frontier if timed else min(frontier, n_nodes)
-    matrices = {"in_batch": 1, "none": 2}.get(config.loss.negatives_kind(), 0)  # none: pairs of users, pairs of items
-    logits = matrices * _LOGIT_COPIES * item * batch_size * -(-batch_size // workers)
+    matrix = item * batch_size * -(-batch_size // workers)
+    kind = config.loss.negatives_kind()
+    logits = _LOGIT_COPIES * min(matrix, CHUNK_BYTES + item * batch_size) if kind == "in_batch" else 0
+    if kind == "none":
+        logits = 2 * _PAIR_COPIES * matrix  # pairs of users, pairs of items
     fetched = min(frontier, n_nodes) if timed else 0  # beside the entries' rows, and their gradients
     rows = (frontier * 3 + fetched * 2) * width + n_hot * _HOT_COPIES * (width + item)
     layers = len(config.sampler.fanout)

@@ -12,7 +12,15 @@ from distgnn.distributed.exchange import all_gather_rows, all_gather_values
 from distgnn.distributed.process_group import WorkerGroup
 from distgnn.distributed.traffic import Traffic
 from distgnn.graph import Topology
-from distgnn.losses import alignment, bpr, pair_sum, softmax_cross_entropy, uniformity_part
+from distgnn.losses import (
+    ColumnRules,
+    alignment,
+    bpr,
+    in_batch_softmax,
+    pair_sum,
+    softmax_cross_entropy,
+    uniformity_part,
+)
 from distgnn.types import MiniBatch
 
 
@@ -35,16 +43,16 @@ def loss_of(
     tie = 0.0 * (user.sum() + item.sum())
     if config.score_kind() == "cosine":
         user, item = F.normalize(user, dim=1), F.normalize(item, dim=1)
-    u = user[_index(batch.user_index, device)]
-    own = item[_index(batch.item_index - batch.n_seed_users, device)]
+    u = F.embedding(_index(batch.user_index, device), user)
+    own = F.embedding(_index(batch.item_index - batch.n_seed_users, device), item)
     traffic = Traffic() if traffic is None else traffic
     if config.name == "directau":
         return _directau(config, batch, u, own, group, traffic) + tie
     kind = config.negatives_kind()
     if kind == "in_batch":
-        logits, target = _in_batch_logits(config, batch, u, own, topology, group)
+        loss = _in_batch(config, batch, u, own, topology, group)
         _count_gathered(traffic, batch.global_size, own, group)
-        return softmax_cross_entropy(logits, target, batch.global_size) + tie
+        return loss + tie
     positive = (u * own).sum(1)
     assert batch.negative_index is not None
     rows = batch.negative_index - batch.n_seed_users
@@ -70,32 +78,31 @@ def _temper(config: LossConfig) -> float:
     return config.temperature if config.score_kind() == "cosine" else 1.0
 
 
-def _in_batch_logits(
+def _in_batch(
     config: LossConfig,
     batch: MiniBatch,
     user: torch.Tensor,
     own: torch.Tensor,
     topology: Topology,
     group: WorkerGroup,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> torch.Tensor:
     """One column for every edge of the global batch, in the order of the step."""
     assert batch.column_order is not None and batch.masked is not None and batch.column_item is not None
+    device = user.device
     gathered = all_gather_rows(own, batch.share_sizes.tolist(), group)
-    columns = gathered[_index(batch.column_order, user.device)]
-    logits = user @ columns.T / config.temperature
+    columns = F.embedding(_index(batch.column_order, device), gathered)
+    subtracted = row_time = column_time = None
     if config.logq:
         # An edge drawn uniformly brings its item with probability degree / E (Yi et al. 2019, section 3).
         frequency = topology.degree(batch.column_item) / topology.n_edges
-        logits = logits - move(torch.from_numpy(np.log(frequency)), user.device).to(logits.dtype)
-    masked = _index(batch.masked, user.device)
-    if batch.column_time is None:
-        mask = torch.zeros(logits.shape, dtype=torch.bool, device=user.device)
-    else:  # a column of a later edge has aggregated what the row may not see
+        subtracted = move(torch.from_numpy(np.log(frequency)), device).to(user.dtype)
+    if batch.column_time is not None:  # a column of a later edge has aggregated what the row may not see
         assert batch.cutoff is not None
-        row_time = _index(batch.cutoff[batch.user_index], user.device)
-        mask = _index(batch.column_time, user.device)[None, :] > row_time[:, None]
-    mask[masked[0], masked[1]] = True
-    return logits.masked_fill(mask, -torch.inf), _index(batch.share, user.device)
+        row_time = _index(batch.cutoff[batch.user_index], device)
+        column_time = _index(batch.column_time, device)
+    rules = ColumnRules(_index(batch.masked, device), subtracted, row_time, column_time)
+    target = _index(batch.share, device)
+    return in_batch_softmax(user, columns, target, rules, config.temperature, batch.global_size)
 
 
 def _directau(

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from distgnn.losses import bpr, pair_sum, softmax_cross_entropy, uniformity_part
+from distgnn.losses import ColumnRules, bpr, in_batch_softmax, pair_sum, softmax_cross_entropy, uniformity_part
 
 
 def test_bpr_is_a_mean_over_the_negatives_that_there_are() -> None:
@@ -75,3 +78,81 @@ def test_a_single_row_has_no_uniformity() -> None:
     row = torch.ones(1, 3, requires_grad=True)
     uniformity_part(pair_sum(row, row, 0), torch.tensor(0.0), 1).backward()
     assert row.grad is not None and row.grad.tolist() == [[0.0, 0.0, 0.0]]
+
+
+def column_rules(
+    rng: np.random.Generator, b: int, n: int, target: np.ndarray, *, logq: bool, times: bool
+) -> ColumnRules:
+    """Random rules that leave every row its own column."""
+    mask = rng.random((b, n)) < 0.3
+    mask[np.arange(b), target] = False
+    masked = torch.from_numpy(np.stack(np.nonzero(mask)))
+    column_time = rng.integers(0, 5, n)
+    row_time = np.maximum(column_time[target], rng.integers(0, 5, b)) if n else np.zeros(b, np.int64)
+    return ColumnRules(
+        masked,
+        torch.from_numpy(rng.normal(size=n)) if logq else None,
+        torch.from_numpy(row_time) if times else None,
+        torch.from_numpy(column_time) if times else None,
+    )
+
+
+def dense_softmax(
+    user: torch.Tensor, columns: torch.Tensor, target: torch.Tensor, rules: ColumnRules, temperature: float
+) -> torch.Tensor:
+    """The whole matrix, and torch's cross entropy."""
+    logits = user @ columns.T / temperature
+    if rules.subtracted is not None:
+        logits = logits - rules.subtracted
+    mask = torch.zeros(logits.shape, dtype=torch.bool)
+    mask[rules.masked[0], rules.masked[1]] = True
+    if rules.row_time is not None and rules.column_time is not None:
+        mask |= rules.column_time[None, :] > rules.row_time[:, None]
+    return torch.nn.functional.cross_entropy(logits.masked_fill(mask, -torch.inf), target, reduction="sum")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    b=st.integers(0, 9),
+    n=st.integers(1, 11),
+    chunk=st.integers(1, 10),
+    logq=st.booleans(),
+    times=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_softmax_in_chunks_is_the_dense_one(b: int, n: int, chunk: int, logq: bool, times: bool, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    user, columns = (torch.from_numpy(rng.normal(size=(m, 3))) for m in (b, n))
+    target = rng.integers(0, n, b)
+    rules = column_rules(rng, b, n, target, logq=logq, times=times)
+    found = []
+    for chunked in (True, False):
+        u, c = user.clone().requires_grad_(), columns.clone().requires_grad_()
+        if chunked:
+            loss = in_batch_softmax(u, c, torch.from_numpy(target), rules, 0.4, 7, chunk_bytes=chunk * n * 8)
+        else:
+            loss = dense_softmax(u, c, torch.from_numpy(target), rules, 0.4) / 7
+        (3 * loss).backward()
+        found.append((loss.detach(), u.grad, c.grad))
+    for got, expected in zip(*found, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_chunks_bound_the_memory_and_scores_may_be_large() -> None:
+    user, columns = torch.full((40, 2), 1e4), torch.full((50, 2), 1e4)
+    rules = ColumnRules(torch.zeros(2, 0, dtype=torch.int64))
+    largest = 0
+    real = torch.Tensor.exp_
+
+    def watched(self: torch.Tensor) -> torch.Tensor:
+        nonlocal largest
+        largest = max(largest, self.numel() * self.element_size())
+        return real(self)
+
+    torch.Tensor.exp_ = watched  # type: ignore[method-assign]
+    try:
+        loss = in_batch_softmax(user, columns, torch.arange(40), rules, 0.1, 40, chunk_bytes=50 * 4 * 7)
+    finally:
+        torch.Tensor.exp_ = real  # type: ignore[method-assign]
+    assert loss.item() == pytest.approx(np.log(50), rel=1e-5)
+    assert 0 < largest <= 50 * 4 * 7
