@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from distgnn.kernels.neighbor_sampling import name_nodes, row_lengths
+from distgnn.kernels.nodes import describe_nodes
 from distgnn.kernels.temporal_sampling import order_by_time
 from distgnn.types import USER
 
@@ -46,7 +46,6 @@ class Topology:
         self.stable_id = stable_id
         self.node_id = node_id
         self.user_offsets = user_offsets
-        self.degrees = degrees
         self.held = [p for p, part in enumerate(parts) if part is not None]
         assert self.held and (degrees is not None or len(self.held) == len(parts))
         # A memory map is passed on as a plain array: the kernels compile once for both.
@@ -68,6 +67,14 @@ class Topology:
         for indptr, indices in zip(self._indptr, self._indices, strict=True):
             assert indptr.dtype == np.int64 and indices.dtype == self.like_indices.dtype
             assert indptr.flags.c_contiguous and indices.flags.c_contiguous
+        # Stable id and degree side by side, integer `[N, 2]`: what is known of a drawn node is one read from memory.
+        self.facts = np.empty((self.n_nodes, 2), self.like_indices.dtype)
+        self.facts[:, 0] = stable_id
+        if degrees is None:
+            for (start, _, end), indptr in zip(self.offsets, self._indptr, strict=True):
+                self.facts[start:end, 1] = np.diff(indptr)
+        else:
+            self.facts[:, 1] = degrees
         self._timestamp: list[np.ndarray] = []
         self._time_order: list[np.ndarray] = []
         self.has_times = times is not None
@@ -153,18 +160,13 @@ class Topology:
     def describe(self, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Type uint8, stable id int64 and degree int64 of nodes int64 `[n]`."""
         node_type = np.empty(len(nodes), np.uint8)
-        stable = np.empty(len(nodes), np.int64)
-        name_nodes(nodes, self.offsets, self.stable_id, node_type, stable)
-        return node_type, stable, self.degree(nodes)
+        stable, degree = np.empty((2, len(nodes)), np.int64)
+        describe_nodes(nodes, self.offsets, self.facts, node_type, stable, degree)
+        return node_type, stable, degree
 
     def degree(self, nodes: np.ndarray) -> np.ndarray:
         """Degrees int64 of nodes int64 `[n]`."""
-        nodes = np.asarray(nodes, np.int64)
-        if self.degrees is not None:
-            return self.degrees[nodes].astype(np.int64)
-        degree = np.empty(len(nodes), np.int64)
-        row_lengths(nodes, self.offsets, self.indptr_address, self.like_indptr, degree)
-        return degree
+        return self.facts[nodes, 1].astype(np.int64)
 
     def neighbors(self, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """int64 CSR of the neighbours' stable ids of nodes int64 `[n]`, in the nodes' order, ascending within a row."""

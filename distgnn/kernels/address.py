@@ -68,8 +68,9 @@ def _python_prefetch(address):
 
 # `prefetch(address)`: have the cache line at an int64 address on its way while other work is done. Any address will do.
 prefetch = _python_prefetch if config.DISABLE_JIT else _compiled_prefetch
-# How many elements ahead of its use an address is prefetched: more than the loads a core has under way; a power of two.
-AHEAD = 16
+# How many elements ahead of its use an address is prefetched; a power of two. Far more than a core has loads under way:
+# the queue behind them is what hides a busy memory. As many lines are half of a first cache level of 32 KiB.
+AHEAD = 256
 
 
 @njit(nogil=True, cache=True, inline="always")

@@ -13,7 +13,7 @@ from numba import njit
 from distgnn.kernels.address import AHEAD, array_at, part_of, prefetch, row_bounds
 from distgnn.kernels.rng import bounded, combine, draw
 
-CHUNK_EDGES = 8192  # addresses of a chunk of rows: half of the second cache level
+CHUNK_EDGES = 4096  # addresses of a chunk of rows: with the rows themselves within the second cache level
 LINEAR_SCAN = 32  # fanouts up to it look for a repeated pick by a scan, larger ones in a hash table
 
 
@@ -195,12 +195,19 @@ def read_each(address, like, values):
 
 
 @njit(nogil=True, cache=True)
-def count_draws(nodes, fanout, degree, excluded_row, excluded_indptr, indptr):
-    """What `draw_rows` puts into indptr int64 `[n + 1]`, without the rows: degree is integer `[N]`, of all nodes."""
+def count_draws(nodes, fanout, facts, excluded_row, excluded_indptr, indptr):
+    """What `draw_rows` puts into indptr int64 `[n + 1]`, without the rows: facts are `Topology.facts`."""
+    n = nodes.shape[0]
+    facts_address = facts.ctypes.data
+    excluded_address = excluded_row.ctypes.data
     indptr[0] = 0
-    for i in range(nodes.shape[0]):
+    for i in range(n):
+        if i + AHEAD < n:
+            ahead = np.int64(nodes[i + AHEAD])
+            prefetch(facts_address + ahead * 2 * facts.itemsize)
+            prefetch(excluded_address + ahead * excluded_row.itemsize)
         node = nodes[i]
-        allowed = np.int64(degree[node])
+        allowed = np.int64(facts[node, 1])
         if excluded_row[node] >= 0:
             allowed -= excluded_indptr[excluded_row[node] + 1] - excluded_indptr[excluded_row[node]]
         indptr[i + 1] = indptr[i] + min(allowed, fanout)
@@ -214,36 +221,6 @@ def place_rows(order, drawn, indptr, neighbors):
         for place in range(indptr[order[k]], indptr[order[k] + 1]):
             neighbors[place] = drawn[edge]
             edge += 1
-
-
-@njit(nogil=True, cache=True)
-def name_nodes(nodes, offsets, stable_id, node_type, stable):
-    """Type (uint8) and stable id (int64) of nodes int64 `[n]`."""
-    n = nodes.shape[0]
-    address = stable_id.ctypes.data
-    for i in range(n):
-        if i + AHEAD < n:
-            prefetch(address + nodes[i + AHEAD] * stable_id.itemsize)
-        node = nodes[i]
-        node_type[i] = 1 if node >= offsets[part_of(node, offsets), 1] else 0
-        stable[i] = stable_id[node]
-
-
-@njit(nogil=True, cache=True)
-def row_lengths(nodes, offsets, indptr_address, like_indptr, degree):
-    """Degree (int64) of nodes int64 `[n]`, by their rows' bounds."""
-    n = nodes.shape[0]
-    bounds_address = np.empty(AHEAD, np.int64)
-    for i in range(-AHEAD, n):
-        ahead = i + AHEAD
-        place = ahead & (AHEAD - 1)
-        if i >= 0:
-            bounds = array_at(bounds_address[place], 2, like_indptr)
-            degree[i] = bounds[1] - bounds[0]
-        if ahead < n:
-            part = part_of(nodes[ahead], offsets)
-            bounds_address[place] = indptr_address[part] + (nodes[ahead] - offsets[part, 0]) * like_indptr.itemsize
-            prefetch(bounds_address[place])
 
 
 @njit(nogil=True, cache=True)

@@ -161,9 +161,8 @@ class PartitionedStore:
     may_wait = True
 
     def __init__(self, topology: Topology, bounds: np.ndarray, group: WorkerGroup) -> None:
-        assert topology.degrees is not None and group.size > 1
+        assert group.size > 1
         self.topology = topology
-        self.degrees = topology.degrees
         self.bounds = bounds
         self.rank, self.size = group.rank, group.size
         self.exchange = OrderedExchange(group.rank, group.size, group.new_cpu_group())
@@ -224,7 +223,7 @@ class PartitionedStore:
         """See `TopologyStore`."""
         dtype = self.topology.like_indices.dtype
         indptr = np.empty(len(nodes) + 1, np.int64)
-        count_draws(nodes, fanout, self.degrees, exclusion.row, exclusion.indptr, indptr)
+        count_draws(nodes, fanout, self.topology.facts, exclusion.row, exclusion.indptr, indptr)
         own, others, counts = self._by_owner(nodes)
         request = self.exchange.call(step, nodes[others].astype(dtype), counts.tolist())
         # This worker's own rows are drawn while the request is under way.

@@ -102,7 +102,7 @@ def needs(
     n_hot = config.cluster.n_hot(n_nodes) if workers > 1 else 0
     tables = (n_own + n_hot) * width * (1 + config.optim.n_moments()) + features.store
     timed = config.sampler.respects_time  # a node is then an entry of a step once for each cut-off
-    sampler = n_nodes * (16 * (config.sampler.threads + 1) + (8 if config.sampler.topology == "partitioned" else 0))
+    sampler = n_nodes * (16 * (config.sampler.threads + 1) + 8)  # 8: their stable ids and degrees
     batch_size = config.for_edges(sys.maxsize).train.batch_size  # the most, where the graph is not known yet
     frontier, edges, outer = 4 * batch_size, 0, 0
     for fanout in config.sampler.fanout:
@@ -218,9 +218,9 @@ def choose_topology(
 def topology_statement(topology: Topology, group: WorkerGroup) -> str:
     """What a worker maps of the topology, and what it holds beside; a collective."""
     mapped = resources.gib(int(group.max_floats([float(topology.nbytes())])[0]))
-    if topology.degrees is None:
+    if len(topology.held) == topology.n_parts:
         return f"topology replicated: {mapped} mapped, one copy a host"
-    arrays = (topology.degrees, topology.stable_id, topology.node_id, topology.user_offsets)
+    arrays = (topology.facts, topology.stable_id, topology.node_id, topology.user_offsets)
     beside = resources.gib(sum(array.nbytes for array in arrays))
     return f"topology partitioned: at most {mapped} mapped by a worker, and {beside} of all nodes' ids and degrees"
 

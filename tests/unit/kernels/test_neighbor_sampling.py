@@ -43,7 +43,7 @@ def drawn_positions(graph: Topology, fanout: int, hop_key: int, excluded: list[i
     )
     told = np.empty(2, np.int64)
     bounds = np.array([0, len(excluded)])
-    count_draws(np.zeros(1, np.int64), fanout, graph.degree(np.arange(graph.n_nodes)), excluded_row, bounds, told)
+    count_draws(np.zeros(1, np.int64), fanout, graph.facts, excluded_row, bounds, told)
     assert (told == indptr).all()
     return (neighbors[: indptr[1]] - 1).tolist()
 
