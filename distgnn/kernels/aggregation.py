@@ -10,7 +10,7 @@ from numba import njit
 
 from distgnn.kernels.prefetch import prefetch_row
 
-_AHEAD = 12  # edges
+_AHEAD = 24  # edges
 
 
 @njit(nogil=True, cache=True)
