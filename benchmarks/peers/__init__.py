@@ -1,0 +1,1 @@
+"""Contenders of the benchmarks, each a script of its own process."""
