@@ -4,8 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := runs/demo
+PEERS := .venv-peers
 
-.PHONY: demo test lint exactness bench gpu-check clean
+.PHONY: demo test lint exactness bench peers gpu-check clean
 .DEFAULT_GOAL := test
 
 $(STAMP): pyproject.toml constraints.txt
@@ -37,10 +38,22 @@ bench: $(STAMP)
 	mkdir -p benchmarks/out
 	$(BIN)/python -m benchmarks.quality --json benchmarks/out/quality.json
 
+# PyTorch Geometric with its sampler, in an environment of its own, for --peer-python of the benchmarks; needs a C++
+# compiler, and compiles for up to an hour. pyg-lib and GraphBolt are not on PyPI: where you have them, name their
+# interpreter instead.
+peers: $(PEERS)/.installed
+
+$(PEERS)/.installed: benchmarks/peers/requirements.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet --disable-pip-version-check setuptools wheel ninja scipy
+	grep -v -E 'torch_(scatter|sparse)' $< | $(PEERS)/bin/pip install --quiet --disable-pip-version-check -r /dev/stdin
+	$(PEERS)/bin/pip install --quiet --disable-pip-version-check --no-build-isolation -r $<
+	touch $@
+
 # For machines with GPUs: do they train as one CPU worker does, and how fast? Ends with status 2 where there is none.
 gpu-check: $(STAMP)
 	mkdir -p benchmarks/out
 	$(BIN)/python -m benchmarks.gpu_check --json benchmarks/out/gpu_check.json
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis benchmarks/out
+	rm -rf $(VENV) $(PEERS) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis benchmarks/out

@@ -46,13 +46,15 @@ def write_json(path: str | None, figures: dict[str, Any]) -> None:
         Path(path).write_text(json.dumps({"machine": machine(), **figures}, indent=1) + "\n", encoding="utf-8")
 
 
-def train(run: Path, overrides: list[str]) -> None:
-    """Train in a process of its own, whose peak memory is then its own.
+def train(run: Path, overrides: list[str], recipe: str = "") -> None:
+    """Train in a process of its own, whose peak memory is then its own, by a recipe's file if one is given.
 
     Raises:
         RuntimeError: it failed; with the last line that it said.
     """
     options = [part for text in [*overrides, f"run.out={run}"] for part in ("--set", text)]
+    if recipe:
+        options += ["--config", recipe]
     done = subprocess.run(
         [sys.executable, "-m", "distgnn", "train", *options], capture_output=True, text=True, check=False
     )
