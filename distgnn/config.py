@@ -145,6 +145,7 @@ class ModelConfig:
     tower_out: int = 0  # 0: as wide as `dim`
     dropout: float = 0.0  # in gcn, graphsage, PyG layers and mlp towers
     init_std: float = 0.1  # of the embeddings' normal start
+    matmul: str = "float32"  # or bfloat16: products of gcn, graphsage and mlp towers; faster where the processor has it
     features: bool = True  # add a linear map of a node's features to its embedding, where the dataset has features
 
     def __post_init__(self) -> None:
@@ -154,6 +155,12 @@ class ModelConfig:
         _at_least("model", "dim", self.dim, 1)
         _at_least("model", "tower_out", self.tower_out, 0)
         _between("model", "dropout", self.dropout, 0.0, 1.0)
+        _one_of("model", "matmul", self.matmul, ("float32", "bfloat16"))
+        if self.matmul == "bfloat16" and self.encoder not in ("gcn", "graphsage") and self.tower == "identity":
+            raise UserError(
+                f"config: model.matmul = 'bfloat16' has nothing to act on: model.encoder = {self.encoder} and "
+                f"model.tower = identity have no linear maps of ours; leave it out"
+            )
         _at_least("model", "init_std", self.init_std, 0.0)
 
 
@@ -414,6 +421,11 @@ class Config:
         if self.cluster.wire == "bfloat16" and self.run.dtype == "float64":
             raise UserError(
                 "config: cluster.wire = 'bfloat16' keeps 8 bits of a value that run.dtype = 'float64' wants exact; "
+                "leave one of them out"
+            )
+        if self.model.matmul == "bfloat16" and self.run.dtype == "float64":
+            raise UserError(
+                "config: model.matmul = 'bfloat16' rounds products that run.dtype = 'float64' wants exact; "
                 "leave one of them out"
             )
         if self.sampler.respects_time:

@@ -18,6 +18,7 @@ from torch import nn
 from distgnn.nn.aggregation import inverse_or_zero, neighbor_sum, neighbor_sum_and_own
 from distgnn.nn.batch import BlockTensors
 from distgnn.nn.dropout import KeyedDropout
+from distgnn.nn.linear import Linear
 from distgnn.types import UserError
 
 
@@ -109,7 +110,7 @@ class GCN(NonlinearEncoder):
 
     def __init__(self, dim: int, n_layers: int, dropout: float) -> None:
         super().__init__(dim, n_layers, dropout)
-        self.linear = nn.ModuleList(nn.Linear(dim, dim) for _ in range(n_layers))
+        self.linear = nn.ModuleList(Linear(dim, dim) for _ in range(n_layers))
 
     def pre_activation(self, index: int, block: BlockTensors, x: torch.Tensor) -> torch.Tensor:
         """Linear map of the normalised sum, before GELU and dropout."""
@@ -126,8 +127,8 @@ class GraphSAGE(NonlinearEncoder):
 
     def __init__(self, dim: int, n_layers: int, dropout: float) -> None:
         super().__init__(dim, n_layers, dropout)
-        self.own = nn.ModuleList(nn.Linear(dim, dim) for _ in range(n_layers))
-        self.neighbor = nn.ModuleList(nn.Linear(dim, dim, bias=False) for _ in range(n_layers))
+        self.own = nn.ModuleList(Linear(dim, dim) for _ in range(n_layers))
+        self.neighbor = nn.ModuleList(Linear(dim, dim, bias=False) for _ in range(n_layers))
 
     def pre_activation(self, index: int, block: BlockTensors, x: torch.Tensor) -> torch.Tensor:
         """Sum of both linear maps, before GELU and dropout."""

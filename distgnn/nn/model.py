@@ -12,6 +12,7 @@ from distgnn.distributed.features import NodeFeatures
 from distgnn.nn.batch import BlockTensors
 from distgnn.nn.encoders import make_encoder
 from distgnn.nn.features import FeatureProjection
+from distgnn.nn.linear import multiply_in
 from distgnn.nn.towers import make_tower
 
 
@@ -36,6 +37,8 @@ class GraphRecommender(nn.Module):
         self.user_tower, self.item_tower = towers
         # Made last: the other parameters start alike with and without features.
         self.projection = FeatureProjection(features, config.dim, config.init_std) if features else None
+        if config.matmul == "bfloat16":
+            multiply_in(self, torch.bfloat16)
 
     def input_rows(self, x: torch.Tensor, features: NodeFeatures | None) -> torch.Tensor:
         """What the encoder starts from: embedding rows `[n, d]` and what the nodes' features add to them."""

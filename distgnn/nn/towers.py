@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from distgnn.nn.dropout import KeyedDropout
+from distgnn.nn.linear import Linear
 
 _FIRST_SITE = 1000  # tower dropouts are told apart from the encoder's
 
@@ -21,10 +22,10 @@ class MLPTower(nn.Module):
         super().__init__()
         widths = [in_dim, *hidden]
         pairs = list(zip(widths[:-1], widths[1:], strict=True))
-        self.linear = nn.ModuleList(nn.Linear(a, b) for a, b in pairs)
+        self.linear = nn.ModuleList(Linear(a, b) for a, b in pairs)
         self.norm = nn.ModuleList(nn.LayerNorm(b) for _, b in pairs)
         self.dropout = nn.ModuleList(KeyedDropout(dropout, site + i) for i in range(len(pairs)))
-        self.out = nn.Linear(widths[-1], out_dim)
+        self.out = Linear(widths[-1], out_dim)
 
     def forward(self, x: torch.Tensor, node_key: torch.Tensor, step_key: int) -> torch.Tensor:
         """`[n, out_dim]` from `[n, in_dim]`."""

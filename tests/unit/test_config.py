@@ -151,6 +151,18 @@ def test_options_that_contradict_each_other() -> None:
             load_config(None, ["loss.name=directau", extra])
     with pytest.raises(UserError, match="cluster.wire = 'bfloat16' keeps 8 bits"):
         load_config(None, ["cluster.wire=bfloat16", "run.dtype=float64"])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["model.encoder=graphsage", "run.dtype=float64"], "model.matmul = 'bfloat16' rounds products"),
+        (["model.encoder=lightgcn"], "model.matmul = 'bfloat16' has nothing to act on"),
+    ],
+)
+def test_products_in_bfloat16_are_refused_where_they_make_no_sense(words, said):
+    with pytest.raises(UserError, match=said):
+        load_config(None, ["model.matmul=bfloat16", *words])
     with pytest.raises(UserError, match="cluster.workers = 3 is more than partition.parts = 2"):
         load_config(None, ["cluster.workers=3", "partition.parts=2"])
     with pytest.raises(UserError, match="must leave something to train on"):
