@@ -7,7 +7,9 @@ import os
 import pytest
 from hypothesis import settings
 
-settings.register_profile("busy", deadline=None)  # tests assert what is true, not how fast a busy machine is
+settings.register_profile(
+    "busy", deadline=None, derandomize="CI" in os.environ
+)  # tests assert what is true, not how fast a busy machine is
 settings.load_profile("busy")
 
 
