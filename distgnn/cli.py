@@ -36,6 +36,7 @@ _FLAGS = {
         "--workers": "cluster.workers",
         "--seed": "run.seed",
         "--baselines": "evaluate.baselines",
+        "--trace": "run.trace",
         "--out": "run.out",
     },
     "evaluate": {

@@ -23,7 +23,7 @@ from distgnn.partition import prepare as preparation
 from distgnn.partition.dataset import PreparedDataset
 from distgnn.recommender.batch import write_recommendations
 from distgnn.recommender.latency import request_latency
-from distgnn.report import format_table, write_report
+from distgnn.report import format_table, straggler_sentence, write_report
 from distgnn.training.launch import Launcher, on_local_workers, open_run, run_evaluation, run_training
 from distgnn.types import UserError
 
@@ -134,6 +134,9 @@ def _finish(run: str, report: dict[str, Any], records: list[dict[str, Any]]) -> 
         f"{report['n_evaluated']:,} users ({report['n_dropped']:,} without an item to find are left out)"
     )
     print(_table(report))
+    straggler = straggler_sentence(report)
+    if straggler:
+        print(straggler)
     print(f"report: {storage.join(run, 'report.html')}")
     return report
 
@@ -141,6 +144,7 @@ def _finish(run: str, report: dict[str, Any], records: list[dict[str, Any]]) -> 
 def train(config: Config) -> dict[str, Any]:
     """Train a teacher, evaluate it (beside `evaluate.baselines`), write the run directory; returns the report."""
     _refuse_lost_output(config, default="runs/<dataset>-<time>")
+    _refuse_lost_output(config, key="trace")
     report = run_training(config, _launcher(config))
     records = report.pop("records")
     _, dataset = open_run(_with_path(config, report["run"]))

@@ -50,6 +50,7 @@ class RunConfig:
     dump_blocks: bool = False  # write every step's seeds, negatives and drawn edges to OUT/blocks
     resume: bool = False  # go on from the last checkpoint in `out`
     tensorboard: bool = True  # event files in OUT/tensorboard
+    trace: str = ""  # train: file for a timeline of every worker, to open in Perfetto or chrome://tracing; empty: none
 
     def __post_init__(self) -> None:
         _one_of("run", "dtype", self.dtype, ("float32", "float64"))

@@ -66,10 +66,11 @@ def on_ray_workers(job: str, config: Config, run: str, dataset: PreparedDataset)
     # With this process and Ray's controller, so that the loss of another node takes workers alone.
     mailbox = _Mailbox.options(num_cpus=0, scheduling_strategy=here).remote()  # type: ignore[attr-defined]
     threads = int(per_worker["CPU"])
+    trace = storage.from_anywhere(config.run.trace) if config.run.trace else ""
     task = {
         "job": job,
         # An attempt after a failure goes on from the run's last checkpoint; the first one of a new run finds none.
-        "config": dataclasses.replace(config, run=dataclasses.replace(config.run, resume=True)).to_dict(),
+        "config": dataclasses.replace(config, run=dataclasses.replace(config.run, resume=True, trace=trace)).to_dict(),
         "run": storage.from_anywhere(run),
         "dataset": storage.from_anywhere(dataset.path),
         "threads": threads,

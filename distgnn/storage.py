@@ -350,6 +350,18 @@ def publish_files(*uris: str) -> Iterator[list[Path]]:
             raise
 
 
+@contextmanager
+def replace_file(uri: str) -> Iterator[Path]:
+    """Fill a file out of sight and publish it when it is whole, in place of one that is there; not at all on an error.
+
+    Raises:
+        UserError: can't be written.
+    """
+    with _staging_folder(uri) as staging:
+        yield staging / "content"
+        _publish_file(staging / "content", uri)
+
+
 def _publish_file(path: Path, uri: str) -> None:
     with writing(uri):
         if is_local(uri):

@@ -7,9 +7,31 @@ from collections.abc import Callable
 
 import numpy as np
 
+from distgnn.timeline import Timeline
+
 REQUESTS = 200
 _WARM_UP = 5
 _MOST_SECONDS = 5.0
+
+
+class Watch:
+    """What the clocks of a worker share.
+
+    Attributes:
+        collective_seconds: that the trainer has spent in collectives: moving data and waiting for the others.
+        timeline: where events go; None: nowhere.
+    """
+
+    def __init__(self) -> None:
+        self.collective_seconds = 0.0
+        self.timeline: Timeline | None = None
+
+    def collective(self, name: str, started: float) -> None:
+        """A collective of the trainer that ends now."""
+        now = time.perf_counter()
+        self.collective_seconds += now - started
+        if self.timeline is not None:
+            self.timeline.add(name, started, now)
 
 
 class StageClock:
@@ -17,16 +39,30 @@ class StageClock:
 
     Args:
         seconds: stage -> seconds, added to.
+        watch: tells what went into collectives, and has the timeline. collectives: stage -> seconds of them, added to.
     """
 
-    def __init__(self, seconds: dict[str, float]) -> None:
-        self.seconds = seconds
+    def __init__(
+        self, seconds: dict[str, float], watch: Watch | None = None, collectives: dict[str, float] | None = None
+    ) -> None:
+        self.seconds, self.collectives = seconds, collectives
+        self.watch = Watch() if watch is None else watch
         self.since = time.perf_counter()
+        self._in_collectives = self.watch.collective_seconds
 
-    def lap(self, stage: str) -> None:
-        """End a stage; the next one begins."""
+    def lap(self, stage: str, event: str = "") -> None:
+        """End a stage; the next one begins.
+
+        Args:
+            event: what the timeline calls it; empty: by its own name.
+        """
         now = time.perf_counter()
         self.seconds[stage] += now - self.since
+        if self.collectives is not None:
+            self.collectives[stage] += self.watch.collective_seconds - self._in_collectives
+            self._in_collectives = self.watch.collective_seconds
+        if self.watch.timeline is not None:
+            self.watch.timeline.add(event or stage, self.since, now)
         self.since = now
 
 

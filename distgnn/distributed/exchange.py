@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch.distributed as dist
 from distgnn.distributed.device_memory import host_buffer, move, on_host
 from distgnn.distributed.process_group import WorkerGroup
 from distgnn.kernels.routing import route_by_owner
+from distgnn.timeline import FEATURES, GRADIENTS, HOT, IDS, OUTPUT_GRADIENTS, OUTPUTS, ROWS
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ def plan_fetch(
     route_by_owner(nodes, bounds, counts, order)
     wanted = torch.from_numpy(counts)
     asked = torch.empty_like(wanted)
+    started = time.perf_counter()
     dist.all_to_all_single(asked, wanted, group=group.cpu)
     received = torch.empty(int(asked.sum()), dtype=torch.int64)
     dist.all_to_all_single(
@@ -64,6 +67,7 @@ def plan_fetch(
         input_split_sizes=wanted.tolist(),
         group=group.cpu,
     )
+    group.watch.collective(IDS, started)
     received -= int(bounds[group.rank])
     return FetchPlan(move(torch.from_numpy(order), device), wanted.tolist(), asked.tolist(), move(received, device))
 
@@ -78,7 +82,7 @@ def send_rows(
     """
     if group.size == 1:
         return owned_rows
-    arrived = _exchange(owned_rows, plan.wanted, plan.asked, group, wire)
+    arrived = _exchange(owned_rows, plan.wanted, plan.asked, group, wire, ROWS)
     if on_host(arrived):
         result = host_buffer(tuple(arrived.shape), arrived.dtype, group.device)
     else:
@@ -93,27 +97,32 @@ def return_rows(
     """The way back: one row for each wanted node `[n, d]` in, the rows `[sum(asked), d]` for this owner out."""
     if group.size == 1:
         return wanted_rows
-    return _exchange(wanted_rows[plan.order], plan.asked, plan.wanted, group, wire)
+    return _exchange(wanted_rows[plan.order], plan.asked, plan.wanted, group, wire, GRADIENTS)
 
 
 def _exchange(
-    rows: torch.Tensor, arriving: list[int], leaving: list[int], group: WorkerGroup, wire: torch.dtype | None
+    rows: torch.Tensor, arriving: list[int], leaving: list[int], group: WorkerGroup, wire: torch.dtype | None, name: str
 ) -> torch.Tensor:
-    """Rows to and from every worker, grouped by rank; this worker's own never lose a bit."""
+    """Rows to and from every worker, grouped by rank; this worker's own never lose a bit. `name`: of the event."""
     communicator = group.communicator(rows.device)
     if wire is None or wire == rows.dtype:
         arrived = rows.new_empty((sum(arriving), rows.shape[1]))
+        content = rows.contiguous()
+        started = time.perf_counter()
         dist.all_to_all_single(
-            arrived, rows.contiguous(), output_split_sizes=arriving, input_split_sizes=leaving, group=communicator
+            arrived, content, output_split_sizes=arriving, input_split_sizes=leaving, group=communicator
         )
+        group.watch.collective(name, started)
         return arrived
     start, own, at = sum(leaving[: group.rank]), leaving[group.rank], sum(arriving[: group.rank])
     sent = torch.cat([rows[:start], rows[start + own :]]).to(wire)
     arrived = sent.new_empty((sum(arriving) - own, rows.shape[1]))
     to_others, from_others = ([0 if r == group.rank else n for r, n in enumerate(s)] for s in (leaving, arriving))
+    started = time.perf_counter()
     dist.all_to_all_single(
         arrived, sent, output_split_sizes=from_others, input_split_sizes=to_others, group=communicator
     )
+    group.watch.collective(name, started)
     widened = arrived.to(rows.dtype)
     return torch.cat([widened[:at], rows[start : start + own], widened[at:]])
 
@@ -126,7 +135,7 @@ def send_values(
     Args:
         arriving, leaving: how many come from, and go to, each worker. wire: dtype on the way to and from the others.
     """
-    return _exchange(values[:, None], arriving, leaving, group, wire)[:, 0]
+    return _exchange(values[:, None], arriving, leaving, group, wire, FEATURES)[:, 0]
 
 
 def sum_over_workers(rows: torch.Tensor, group: WorkerGroup) -> torch.Tensor:
@@ -137,6 +146,7 @@ def sum_over_workers(rows: torch.Tensor, group: WorkerGroup) -> torch.Tensor:
     sizes = part_sizes(len(rows), group.size)
     own, communicator = sizes[group.rank], group.communicator(rows.device)
     arrived = rows.new_empty((own * group.size, rows.shape[1]))
+    started = time.perf_counter()
     dist.all_to_all_single(
         arrived,
         rows.contiguous(),
@@ -144,7 +154,8 @@ def sum_over_workers(rows: torch.Tensor, group: WorkerGroup) -> torch.Tensor:
         input_split_sizes=sizes,
         group=communicator,
     )
-    return _gather(_sum_of_parts(arrived, group.size), sizes, group.size, communicator)
+    group.watch.collective(HOT, started)
+    return _gather(_sum_of_parts(arrived, group.size), sizes, group, communicator, HOT)
 
 
 def part_sizes(n: int, workers: int) -> list[int]:
@@ -160,16 +171,18 @@ def _sum_of_parts(rows: torch.Tensor, n_parts: int) -> torch.Tensor:
     return first
 
 
-def _gather(rows: torch.Tensor, sizes: list[int], workers: int, communicator: Any) -> torch.Tensor:
-    """Rows of every worker in rank order `[sum(sizes), d]`."""
+def _gather(rows: torch.Tensor, sizes: list[int], group: WorkerGroup, communicator: Any, name: str) -> torch.Tensor:
+    """Rows of every worker in rank order `[sum(sizes), d]`. `name`: of the event."""
     gathered = rows.new_empty((sum(sizes), rows.shape[1]))
+    started = time.perf_counter()
     dist.all_to_all_single(
         gathered,
-        rows.repeat(workers, 1),
+        rows.repeat(group.size, 1),
         output_split_sizes=sizes,
-        input_split_sizes=[len(rows)] * workers,
+        input_split_sizes=[len(rows)] * group.size,
         group=communicator,
     )
+    group.watch.collective(name, started)
     return gathered
 
 
@@ -179,12 +192,13 @@ class _AllGatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx, rows: torch.Tensor, sizes: list[int], group: WorkerGroup) -> torch.Tensor:  # type: ignore[no-untyped-def]
         ctx.sizes, ctx.group = sizes, group
-        return _gather(rows.detach().contiguous(), sizes, group.size, group.gather)
+        return _gather(rows.detach().contiguous(), sizes, group, group.gather, OUTPUTS)
 
     @staticmethod
     def backward(ctx, grad: torch.Tensor):  # type: ignore[no-untyped-def]
         own = ctx.sizes[ctx.group.rank]
         arrived = grad.new_empty((own * ctx.group.size, grad.shape[1]))
+        started = time.perf_counter()
         dist.all_to_all_single(
             arrived,
             grad.contiguous(),
@@ -192,6 +206,7 @@ class _AllGatherRows(torch.autograd.Function):
             input_split_sizes=ctx.sizes,
             group=ctx.group.gather,
         )
+        ctx.group.watch.collective(OUTPUT_GRADIENTS, started)
         return _sum_of_parts(arrived, ctx.group.size), None, None
 
 
@@ -199,7 +214,7 @@ def all_gather_values(values: torch.Tensor, sizes: list[int], group: WorkerGroup
     """Rows of every worker in rank order `[sum(sizes), c]`, without gradient; a collective."""
     if group.size == 1:
         return values
-    return _gather(values, sizes, group.size, group.communicator(values.device))
+    return _gather(values, sizes, group, group.communicator(values.device), OUTPUTS)
 
 
 def all_gather_rows(rows: torch.Tensor, sizes: list[int], group: WorkerGroup) -> torch.Tensor:

@@ -9,15 +9,18 @@ steps compute while one step's exchange is under way.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
+from distgnn.timeline import ANSWER, EXCHANGE, TURN, Timeline
+from distgnn.timing import Watch
 from distgnn.types import WorkerError
 
 _GRACE_SECONDS = 30.0
@@ -49,13 +52,55 @@ class _Turns:
         self.step += 1
 
 
+class _Waits:
+    """How long threads have waited for what they called for.
+
+    Attributes:
+        seconds: of all threads.
+    """
+
+    def __init__(self, watch: Watch) -> None:
+        self.seconds = 0.0
+        self._watch = watch
+        self._lock = threading.Lock()
+
+    @property
+    def timeline(self) -> Timeline | None:
+        return self._watch.timeline
+
+    def add(self, started: float, step: int) -> None:
+        """A wait of the calling thread that ends now."""
+        now = time.perf_counter()
+        with self._lock:
+            self.seconds += now - started
+        if self.timeline is not None:
+            self.timeline.add(ANSWER, started, now, step)
+
+
+class _Reply(Future[Arrived]):
+    """What a call gives; the wait for it is counted."""
+
+    def __init__(self, step: int, waits: _Waits) -> None:
+        super().__init__()
+        self._step, self._waits = step, waits
+
+    def result(self, timeout: float | None = None) -> Arrived:
+        started, step, waits = None if self.done() else time.perf_counter(), self._step, self._waits
+        try:
+            return super().result(timeout)
+        finally:
+            del self  # an error's traceback would keep its own future, and by its frames the communicator
+            if started is not None:
+                waits.add(started, step)
+
+
 @dataclass(frozen=True)
 class _Posted:
     step: int
     values: np.ndarray
     sizes: list[int]
     expected: list[int] | None
-    future: Future[Arrived] = field(default_factory=Future)
+    future: _Reply
 
 
 class OrderedExchange:
@@ -65,11 +110,12 @@ class OrderedExchange:
     there must then be one at a time, in the same order at every worker.
 
     Args:
-        rank, size: of this worker. communicator: a gloo group of its own.
+        rank, size: of this worker. communicator: a gloo group of its own. watch: has the timeline.
     """
 
-    def __init__(self, rank: int, size: int, communicator: Any) -> None:
+    def __init__(self, rank: int, size: int, communicator: Any, watch: Watch) -> None:
         self.rank, self.size = rank, size
+        self._waits = _Waits(watch)
         self._communicator = communicator
         self._changed = threading.Condition()
         self._turns: _Turns | None = None
@@ -122,7 +168,8 @@ class OrderedExchange:
         Raises:
             WorkerError: (by the future) the exchange failed here or at another worker, or timed out.
         """
-        posted = _Posted(step, values, list(sizes), None if expected is None else list(expected))
+        reply = _Reply(step, self._waits)
+        posted = _Posted(step, values, list(sizes), None if expected is None else list(expected), reply)
         if self._turns is None:
             posted.future.set_result(self._exchange(posted))
             return posted.future
@@ -138,6 +185,11 @@ class OrderedExchange:
         """Bytes that the calls of a step have sent to other workers, and in how many exchanges; told once."""
         return self._sent.pop(step, (0, 0))
 
+    @property
+    def waited_seconds(self) -> float:
+        """That threads have waited for their exchanges: for their turn, for the others and for the data."""
+        return self._waits.seconds
+
     def _serve(self) -> None:
         try:
             while (posted := self._next()) is not None:
@@ -151,6 +203,7 @@ class OrderedExchange:
 
     def _next(self) -> _Posted | None:
         """The call whose turn it is, waited for; None at the end."""
+        started = time.perf_counter()
         with self._changed:
             while True:
                 assert self._turns is not None
@@ -160,10 +213,13 @@ class OrderedExchange:
                 if step in self._waiting:
                     self._turns.advance()
                     self._under_way = self._waiting.pop(step)
+                    if self._waits.timeline is not None:
+                        self._waits.timeline.add(TURN, started, step=step)
                     return self._under_way
                 self._changed.wait()
 
     def _exchange(self, posted: _Posted) -> Arrived:
+        started = time.perf_counter()
         sent = len(posted.values) * posted.values.itemsize
         exchanges = 1
         expected = posted.expected
@@ -183,6 +239,8 @@ class OrderedExchange:
             input_split_sizes=posted.sizes,
             group=self._communicator,
         )
+        if self._waits.timeline is not None:
+            self._waits.timeline.add(EXCHANGE, started, step=posted.step)
         before = self._sent.get(posted.step, (0, 0))
         self._sent[posted.step] = (before[0] + sent, before[1] + exchanges)
         return arrived.numpy(), expected

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from distgnn.timing import Watch
 from distgnn.types import UserError
 
 Listener = Callable[[dict[str, Any]], None]
@@ -40,6 +41,7 @@ class WorkerGroup:
         cpu: gloo group for host tensors.
         gather: group of its own for gathered outputs, so that their backward never interleaves with DDP's buckets.
         timeout: of a collective.
+        watch: of this worker.
     """
 
     rank: int
@@ -49,6 +51,7 @@ class WorkerGroup:
     cpu: Any
     gather: Any
     timeout: timedelta = timedelta(seconds=600)
+    watch: Watch = field(default_factory=Watch)
 
     @classmethod
     def join(

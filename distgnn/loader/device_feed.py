@@ -13,6 +13,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 
+from distgnn.timeline import COPY, Timeline
 from distgnn.types import MiniBatch
 
 
@@ -34,16 +35,22 @@ class DeviceFeed(Generic[T]):
     Args:
         batches: minibatches in order. device: the worker's.
         copy: makes a minibatch's tensors, by asynchronous copies on the current stream.
+        timeline: where the copies' events go; None: nowhere.
 
     Attributes:
         copy_seconds: wall time of making the copies (on a GPU: of asking for them).
     """
 
     def __init__(
-        self, batches: Iterable[MiniBatch], device: torch.device, copy: Callable[[MiniBatch], list[T]]
+        self,
+        batches: Iterable[MiniBatch],
+        device: torch.device,
+        copy: Callable[[MiniBatch], list[T]],
+        timeline: Timeline | None = None,
     ) -> None:
         self.batches = batches
         self.copy = copy
+        self.timeline = timeline
         self.copy_seconds = 0.0
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
@@ -63,7 +70,10 @@ class DeviceFeed(Generic[T]):
         with nullcontext() if self._stream is None else torch.cuda.stream(self._stream):
             made = self.copy(batch)
         event = None if self._stream is None else self._stream.record_event()
-        self.copy_seconds += time.perf_counter() - started
+        now = time.perf_counter()
+        self.copy_seconds += now - started
+        if self.timeline is not None:
+            self.timeline.add(COPY, started, now, batch.step)
         return made, event
 
     def _handed_over(self, batch: MiniBatch, made: list[T], event: Any) -> tuple[MiniBatch, list[T]]:

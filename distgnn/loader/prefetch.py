@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, Protocol, TypeVar
 
 from distgnn.sampler import SeedOrder, TopologyStore
+from distgnn.timeline import BLOCKED, SAMPLING, Timeline
 from distgnn.types import SeedEdges
 
 Batch = TypeVar("Batch", covariant=True)
@@ -36,14 +38,22 @@ class PrefetchLoader(Generic[Batch]):
 
     The kernels release the GIL, so a thread samples while the trainer computes. An error in a thread is raised at its
     step, or where the store may wait at the first step after it. `blocked_seconds` is how long the trainer has waited
-    for a minibatch.
+    for a minibatch, `busy_seconds` how long the threads have been at work on one, waits for other workers included.
 
     Where the store may wait for other workers, every worker makes the same loader and leaves it at the same step. What
     has been begun is then sampled to its end: the others have begun it too.
     """
 
     def __init__(
-        self, order: SeedOrder, sampler: BatchSampler[Batch], start: int, stop: int, *, threads: int, prefetch: int
+        self,
+        order: SeedOrder,
+        sampler: BatchSampler[Batch],
+        start: int,
+        stop: int,
+        *,
+        threads: int,
+        prefetch: int,
+        timeline: Timeline | None = None,
     ) -> None:
         self.order = order
         self.sampler = sampler
@@ -51,14 +61,23 @@ class PrefetchLoader(Generic[Batch]):
         self.stop = stop
         self.threads = threads
         self.prefetch = prefetch
-        self.blocked_seconds = 0.0
+        self.timeline = timeline
+        self.blocked_seconds = self.busy_seconds = 0.0
+        self._lock = threading.Lock()
 
     def _load(self, step: int) -> Batch:
+        started = time.perf_counter()
         try:
             return self.sampler.sample(self.order.seeds(step), step)
         except BaseException as error:
             self.sampler.store.fail(error)
             raise
+        finally:
+            now = time.perf_counter()
+            with self._lock:
+                self.busy_seconds += now - started
+            if self.timeline is not None:
+                self.timeline.add(SAMPLING, started, now, step)
 
     def __iter__(self) -> Iterator[Batch]:
         pending: deque[Future[Batch]] = deque()
@@ -68,13 +87,16 @@ class PrefetchLoader(Generic[Batch]):
         next_step = self.start
         pool = ThreadPoolExecutor(self.threads, thread_name_prefix="distgnn-sampler")
         try:
-            for _ in range(self.start, self.stop):
+            for step in range(self.start, self.stop):
                 while next_step < self.stop and len(pending) < self.prefetch:
                     pending.append(pool.submit(self._load, next_step))
                     next_step += 1
                 waiting = time.perf_counter()
                 minibatch = pending.popleft().result()
-                self.blocked_seconds += time.perf_counter() - waiting
+                now = time.perf_counter()
+                self.blocked_seconds += now - waiting
+                if self.timeline is not None:
+                    self.timeline.add(BLOCKED, waiting, now, step)
                 yield minibatch
         finally:
             store.finish(next_step)

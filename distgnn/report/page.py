@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from distgnn.report.charts import Series, bar_rows, line_chart
+from distgnn.report.straggler import straggler_sentence
 from distgnn.report.style import STYLE
 from distgnn.report.table import format_value
 
@@ -35,7 +36,7 @@ def render_html(report: Mapping[str, Any], records: Sequence[Mapping[str, Any]])
         _tiles(report),
         _section("Ranking of the whole catalogue", _metrics_table(report) + _slices_table(report) + _notes(report)),
         _curves(records),
-        _section("Where the time went", _timing(report["seconds"])),
+        _section("Where the time went", _timing(report["seconds"]) + _straggler(report)),
         _section("Resources", _resources(report)),
         _section("Configuration", _config(report["config"])),
     ]
@@ -219,6 +220,11 @@ def _timing(seconds: Mapping[str, Any]) -> str:
         "need not add up to the whole.</p>"
     )
     return bar_rows(rows) + note
+
+
+def _straggler(report: Mapping[str, Any]) -> str:
+    sentence = straggler_sentence(report)
+    return f'<p class="note">{_escape(sentence)}</p>' if sentence else ""
 
 
 def _resources(report: Mapping[str, Any]) -> str:

@@ -22,10 +22,14 @@ class TopologyStore(Protocol):
 
     Attributes:
         topology: what is held here. may_wait: whether a call may wait for other workers.
+        waited_seconds: that calls have waited for an exchange to be made, over all threads.
     """
 
     topology: Topology
     may_wait: bool
+
+    @property
+    def waited_seconds(self) -> float: ...
 
     def begin(self, start: int, stop: int, width: int, round_trips: int) -> None:
         """Steps [start, stop) will be sampled, at most `width` at once.
@@ -81,6 +85,7 @@ class LocalStore:
     """
 
     may_wait = False
+    waited_seconds = 0.0
 
     def __init__(self, topology: Topology) -> None:
         self.topology = topology
@@ -165,7 +170,12 @@ class PartitionedStore:
         self.topology = topology
         self.bounds = bounds
         self.rank, self.size = group.rank, group.size
-        self.exchange = OrderedExchange(group.rank, group.size, group.new_cpu_group())
+        self.exchange = OrderedExchange(group.rank, group.size, group.new_cpu_group(), group.watch)
+
+    @property
+    def waited_seconds(self) -> float:
+        """See `TopologyStore`."""
+        return self.exchange.waited_seconds
 
     def begin(self, start: int, stop: int, width: int, round_trips: int) -> None:
         """See `TopologyStore`."""

@@ -26,6 +26,7 @@ from distgnn.distributed.process_group import WorkerGroup
 from distgnn.partition.dataset import PreparedDataset
 from distgnn.partition.prepare import open_or_prepare
 from distgnn.training.checkpoint import list_checkpoints
+from distgnn.training.trace import check_trace_target
 from distgnn.types import UserError, WorkerError
 
 Report = dict[str, Any]
@@ -90,6 +91,8 @@ def _check_target(config: Config) -> None:
         raise UserError("run.resume = true needs the run to go on with: name its directory in run.out")
     if run and not (config.run.resume and storage.exists(storage.join(run, DATASET_FILE))):
         storage.refuse_used(run)
+    if config.run.trace:
+        check_trace_target(config.run.trace)
 
 
 @contextmanager

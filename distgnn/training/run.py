@@ -14,18 +14,22 @@ from distgnn.distributed.process_group import WorkerGroup
 from distgnn.distributed.traffic import Traffic
 from distgnn.partition.book import PartitionBook
 from distgnn.partition.dataset import PreparedDataset
+from distgnn.timeline import EXPORT
 from distgnn.training.checkpoint import CheckpointInfo, choose_checkpoint
 from distgnn.training.export import write_embeddings
 from distgnn.training.facts import ranking_facts, run_facts
 from distgnn.training.memory import FeatureNeed, choose_topology, place_tables, topology_statement
 from distgnn.training.recorder import Recorder, read_records
-from distgnn.training.trainer import STAGES, PhaseTrainer
+from distgnn.training.straggler import find_straggler, own_seconds_by_worker, seconds_by_worker
+from distgnn.training.trace import Trace
+from distgnn.training.trainer import PhaseTrainer
 from distgnn.types import UserError
 
 
 def run_worker(config: Config, run: str, dataset: PreparedDataset, group: WorkerGroup) -> dict[str, Any]:
     """Train as the config says; every worker calls it. Returns the report (rank 0's is the one to write)."""
     started = time.perf_counter()
+    trace = Trace(config.run.trace, group) if config.run.trace else None
     last, faults = choose_checkpoint(run, group) if config.run.resume else (None, [])
     keep = _records_until(run, last)
     recorder = Recorder(run, tensorboard=config.run.tensorboard, active=group.rank == 0, keep=keep)
@@ -58,7 +62,11 @@ def run_worker(config: Config, run: str, dataset: PreparedDataset, group: Worker
     split = "test" if trainer.phase == "full" else "valid"
     report = evaluate_trainer(trainer, dataset, split, trainers, started)
     report["epochs"] = {"fit": trainers[0].schedule.best_epoch if trainers[0].phase == "fit" else None, "full": epochs}
+    exporting = time.perf_counter()
     write_embeddings(run, trainer, dataset)
+    if trace is not None:
+        trace.timeline.add(EXPORT, exporting)
+        trace.write(recorder)
     report["records"] = recorder.records
     return report
 
@@ -126,9 +134,10 @@ def evaluate_trainer(
         result = trainer.evaluate(edges)
         if config.evaluate.sampled:
             report["metrics_sampled_inference"] = trainer.evaluate(edges, sampled=True).metrics
-    seconds = {s: group.max_floats([sum(t.totals.seconds[s] for t in trainers)])[0] for s in STAGES}
     totals = [t.totals for t in trainers]
-    training = group.max_floats([sum(t.training for t in totals)])[0]
+    by_worker = seconds_by_worker(totals, group)
+    own = own_seconds_by_worker(totals, group)
+    training = max(by_worker["training"])
     traffic = Traffic()
     for part in totals:
         traffic.take(part.traffic)
@@ -148,11 +157,12 @@ def evaluate_trainer(
         phase=trainer.phase,
         seconds={
             "prepare": 0.0,
-            **seconds,
-            "blocked": group.max_floats([sum(t.blocked for t in totals)])[0],
-            "training": training,
+            **{stage: max(seconds) for stage, seconds in by_worker.items()},
             "total": time.perf_counter() - started,
         },
+        seconds_by_worker=by_worker,
+        own_seconds_by_worker=own,
+        straggler=find_straggler(own),
         tables="host" if trainer.embedding.device.type == "cpu" else "device",
         topology="partitioned" if trainer.sampler.store.may_wait else "replicated",
         remote_bytes=sum(remote.values()),

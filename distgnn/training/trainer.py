@@ -26,6 +26,7 @@ from distgnn.loader import DeviceFeed, PrefetchLoader
 from distgnn.nn.batch import BlockTensors, block_tensors, dropout_key, entry_index, node_keys, row_types
 from distgnn.nn.model import GraphRecommender
 from distgnn.sampler import NeighborSampler, SeedOrder, store_of
+from distgnn.timeline import CHECKPOINT, DENSE, RECORD, UPDATE
 from distgnn.timing import StageClock
 from distgnn.training.checkpoint import (
     CheckpointFolder,
@@ -67,7 +68,9 @@ class Totals:
     """Sums over a phase on one worker."""
 
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+    collectives: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))  # of which in collectives
     blocked: float = 0.0
+    blocked_by_others: float = 0.0  # of which the sampler waited for other workers, by its share of such waits
     training: float = 0.0
     steps: int = 0
     positives: int = 0
@@ -185,10 +188,11 @@ class PhaseTrainer:
         Returns:
             This worker's part of the loss, detached.
         """
-        clock = StageClock(self.totals.seconds)
+        clock = self._clock(batch.step)
         plan = self.embedding.plan(batch.nodes, self.bounds)
         blocks = self.block_tensors(batch) if blocks is None else blocks
         rows = self.embedding.fetch(plan, self._rows)
+        ready = self._own_backward_end(rows)
         features = self.fetch_features(plan, batch)
         clock.lap("fetch")
         self.wrapped.train()
@@ -200,15 +204,31 @@ class PhaseTrainer:
         loss = loss_of(self.config.loss, batch, user, item, self.topology, self.group, self.totals.traffic)
         clock.lap("forward")
         loss.backward()
+        if ready:
+            self.group.watch.collective(DENSE, ready[-1])
         clock.lap("backward")
         assert rows.grad is not None
         self.embedding.apply_gradient(plan, rows.grad, batch.step + 1)
         if self.optimizer is not None:
             self.optimizer.step()
-        clock.lap("optimizer")
+        clock.lap("optimizer", UPDATE)
         self.embedding.count(plan, self.totals.traffic)
         self._count(batch)
         return loss.detach()
+
+    def _clock(self, step: int) -> StageClock:
+        """Of the stages of a step, counted from 0, or of what follows it."""
+        timeline = self.group.watch.timeline
+        if timeline is not None:
+            timeline.step, timeline.phase = step, self.phase
+        return StageClock(self.totals.seconds, self.group.watch, self.totals.collectives)
+
+    def _own_backward_end(self, rows: torch.Tensor) -> list[float]:
+        """Gets the time at which the backward pass reaches the rows: what comes after waits for dense gradients."""
+        ready: list[float] = []
+        if self.wrapped is not self.model and self.group.size > 1:
+            rows.register_post_accumulate_grad_hook(lambda _: ready.append(time.perf_counter()))
+        return ready
 
     def _count(self, batch: MiniBatch) -> None:
         totals = self.totals
@@ -278,10 +298,20 @@ class PhaseTrainer:
         steps = epochs * self.order.steps_per_epoch
         stop = min(max_steps, steps) if max_steps else steps
         sampler = self.config.sampler
+        timeline = self.group.watch.timeline
+        if timeline is not None:
+            timeline.phase = self.phase
         loader = PrefetchLoader(
-            self.order, self.sampler, self.step, stop, threads=sampler.threads, prefetch=sampler.prefetch
+            self.order,
+            self.sampler,
+            self.step,
+            stop,
+            threads=sampler.threads,
+            prefetch=sampler.prefetch,
+            timeline=timeline,
         )
-        feed = DeviceFeed(loader, self.group.device, self.block_tensors)
+        feed = DeviceFeed(loader, self.group.device, self.block_tensors, timeline)
+        waited = self.sampler.store.waited_seconds
         window = _Window(self)
         stopped = self._stopped(train.patience)
         for batch, blocks in () if stopped else feed:
@@ -307,7 +337,10 @@ class PhaseTrainer:
                 self.save()
             if stopped:
                 break
+        waited = self.sampler.store.waited_seconds - waited
         self.totals.blocked += loader.blocked_seconds
+        if loader.busy_seconds:
+            self.totals.blocked_by_others += loader.blocked_seconds * min(1.0, waited / loader.busy_seconds)
         self.totals.seconds["fetch"] += feed.copy_seconds
         self.totals.training += window.training_seconds()
         window.show(epochs, stop, last=True)
@@ -344,7 +377,7 @@ class PhaseTrainer:
         self, edges: tuple[np.ndarray, np.ndarray], *, exact_mrr: bool = True, sampled: bool = False
     ) -> RankingResult:
         """Full-catalogue metrics on held-out stable (users, items); a collective."""
-        clock = StageClock(self.totals.seconds)
+        clock = self._clock(self.step - 1)
         task = build_ranking_task(self.topology, *edges, node_range=(self.own.low, self.own.high))
         scorer = ModelScorer(self.vectors(sampled), self.own, self.topology, task.users, self.group)
         result = evaluate_ranking(
@@ -367,6 +400,7 @@ class PhaseTrainer:
             "features": self.feature_widths,
             "steps": self._step_settings(),
         }
+        started = time.perf_counter()
         save_checkpoint(
             self.run,
             self.phase,
@@ -381,6 +415,8 @@ class PhaseTrainer:
         if self.group.rank == 0:
             self._drop_checkpoints()
         self.group.barrier()
+        if self.group.watch.timeline is not None:
+            self.group.watch.timeline.add(CHECKPOINT, started)
         self.group.announce(
             {"phase": self.phase, "step": self.step, "epoch": facts["epoch"], "loss": self.loss, **self.validated}
         )
@@ -447,11 +483,14 @@ class _Window:
         if not self.losses:
             return
         trainer = self.trainer
+        began = time.perf_counter()
         local = torch.stack(self.losses).double().sum().item()
         loss, edges = trainer.group.sum_floats([local, float(self.edges)])
         traffic = trainer.totals.traffic.over_workers(trainer.group)
         moved = {kind: traffic[kind] - self.traffic[kind] for kind in KINDS}
         seconds = time.perf_counter() - self.started
+        if trainer.group.watch.timeline is not None:
+            trainer.group.watch.timeline.add(RECORD, began)
         self.last = {
             "loss": loss / len(self.losses),
             "edges": edges / seconds,

@@ -53,6 +53,7 @@ SURFACE = {
         "--workers",
         "--seed",
         "--baselines",
+        "--trace",
         "--out",
         "--resume",
     ],
