@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import NoReturn
 
 from distgnn.config import config_from_dict
 from distgnn.partition.dataset import PreparedDataset
@@ -45,5 +46,23 @@ def _leave_message(path: Path, message: str) -> None:
     os.replace(unfinished, path)
 
 
+def end() -> NoReturn:
+    """Run one rank and end the process with its status.
+
+    A failed one ends at once. Its threads may be within collectives: one that comes back from there while the
+    interpreter is taken down aborts the process, and to wait for them is to wait for the other workers.
+    """
+    try:
+        status = main()
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        status = 1
+    if status:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit()
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    end()

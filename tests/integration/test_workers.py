@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -15,6 +17,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from distgnn.config import Config, load_config
+from distgnn.distributed.ordered_exchange import OrderedExchange
+from distgnn.distributed.process_group import WorkerGroup
+from distgnn.partition.dataset import PreparedDataset
+from distgnn.training import launch
 from distgnn.training.launch import run_training
 from distgnn.types import UserError, WorkerError
 
@@ -102,3 +108,37 @@ def test_a_mistake_that_a_worker_sees_arrives_in_words(tmp_path: Path, override:
     with pytest.raises(UserError, match=message):
         run_training(config(tmp_path, "train.max_steps=50", "loss.name=bpr", override))
     assert workers() == {}
+
+
+class SlowEnd:
+    """Taken down with the interpreter, and makes that last until the other worker is gone."""
+
+    def __init__(self, note: Path) -> None:
+        self.note = str(note)
+
+    def __del__(self, create: Any = os.mkdir, wait: Any = time.sleep) -> None:  # by then no module can be relied on
+        create(self.note)
+        wait(2)
+
+
+def one_fails_within_an_exchange(config: Config, run: str, dataset: PreparedDataset, group: WorkerGroup) -> None:
+    """A job: worker 0 fails while its communication thread waits for worker 1, which ends once worker 0 is ending."""
+    exchange = OrderedExchange(group.rank, group.size, group.new_cpu_group(), group.watch)
+    note = Path(run) / "ending"
+    if group.rank == 0:
+        sys.modules["slow end"] = SlowEnd(note)  # type: ignore[assignment]
+        exchange.begin(0, 1, width=1, rounds=1)
+        exchange.call(0, np.zeros(2, np.int64), [1, 1])
+        raise ZeroDivisionError("a mistake")
+    while not note.exists():
+        time.sleep(0.02)
+    os._exit(0)
+
+
+def test_a_worker_that_fails_within_an_exchange_ends_with_its_own_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(launch, "TRAIN_JOB", f"{__name__}:one_fails_within_an_exchange")
+    with pytest.raises(WorkerError, match="worker 0 ended with status 1"):
+        run_training(config(tmp_path))
+    assert "ZeroDivisionError: a mistake" in capfd.readouterr().err
