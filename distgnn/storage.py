@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -484,6 +485,26 @@ def remove_folder(uri: str, *, keep_root: bool = False) -> None:
     if not keep_root:
         with suppress(OSError):
             root.rmdir()
+
+
+def require_writable(uri: str, content: bytes) -> None:
+    """Refuse early a new file that can't be written; the attempt leaves nothing behind.
+
+    Args:
+        content: what a remote store keeps for a moment.
+
+    Raises:
+        UserError: below a file, no permission, or a store's refusal.
+    """
+    with writing(uri):
+        if is_local(uri):
+            above = next(path for path in local_path(uri).parents if path.exists())
+            with tempfile.TemporaryFile(dir=above):
+                pass
+        else:
+            found, path = filesystem(uri)
+            found.pipe_file(path, content)
+            found.rm_file(path)
 
 
 def require_free_space(uri: str, nbytes: int, what: str) -> None:

@@ -92,7 +92,7 @@ def _check_target(config: Config) -> None:
     if run and not (config.run.resume and storage.exists(storage.join(run, DATASET_FILE))):
         storage.refuse_used(run)
     if config.run.trace:
-        check_trace_target(config.run.trace)
+        check_trace_target(config.run.trace, run)
 
 
 @contextmanager

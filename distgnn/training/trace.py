@@ -1,13 +1,12 @@
 """A run's timeline of every worker, as a file in the Chrome trace format (for Perfetto and chrome://tracing).
 
-Every worker's clock is its own `perf_counter`, tied once, at the start, to its machine's wall clock. How far the wall
-clocks of two machines may be apart is found from barriers: nobody leaves one before everybody has entered it.
+Every worker's clock is its `perf_counter`, which the workers of one machine share. How far those of two machines are
+apart is found from barriers, once, at the start: nobody leaves one before everybody has entered it.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any, TextIO
@@ -20,24 +19,30 @@ from distgnn.timeline import NAMES, PHASES, Timeline
 from distgnn.training.recorder import Recorder
 from distgnn.types import UserError
 
-_BARRIERS = 8
+_BARRIERS = 16
 _CHUNK = 1 << 16  # events of a worker that rank 0 holds at once
+_EMPTY = b'{"traceEvents": []}\n'
 
 
-def check_trace_target(uri: str) -> None:
+def check_trace_target(uri: str, run: str = "") -> None:
     """Refuse a file that cannot be written, before any work.
 
+    Args:
+        uri: of the file. run: directory of the run, where it is known.
+
     Raises:
-        UserError: there already, a folder, below a file, or in a folder that takes no files.
+        UserError: there already, a folder, below a file, or refused by its store.
     """
-    if storage.exists(uri):
-        raise UserError(f"run.trace = {uri!r} is there already: name another file, or remove it")
-    if uri.endswith("/"):
+    if uri.endswith("/") or (run and storage.from_anywhere(uri) == storage.from_anywhere(run).rstrip("/")):
         raise UserError(f"run.trace = {uri!r} names a folder: name the file to write")
-    if storage.is_local(uri):
-        above = next(path for path in storage.local_path(uri).parents if path.exists())
-        if not (above.is_dir() and os.access(above, os.W_OK)):
-            raise UserError(f"run.trace = {uri!r} cannot be written: {above} is not a folder that takes files")
+    try:
+        used = storage.exists(uri)
+        if not used:
+            storage.require_writable(uri, _EMPTY)
+    except UserError as error:
+        raise UserError(f"run.trace: {error}") from error
+    if used:
+        raise UserError(f"run.trace = {uri!r} is there already: name another file, or remove it")
 
 
 class Trace:
@@ -45,27 +50,34 @@ class Trace:
 
     Args:
         uri: of the file. group: whose trainer, loader and exchanges add their events.
+
+    Attributes:
+        offset: seconds to add to this worker's `perf_counter` for the time since the run's zero.
     """
 
     def __init__(self, uri: str, group: WorkerGroup) -> None:
         self.uri, self.group = uri, group
-        self.timeline = group.watch.timeline = Timeline(group.rank)
-        # Nanoseconds on the wall clock: before and after each barrier.
-        self.barriers = np.empty((_BARRIERS, 2), np.int64)
-        for row in self.barriers:
-            row[0] = time.time_ns()
+        # Nanoseconds before and after each barrier.
+        marks = np.empty((_BARRIERS, 2), np.int64)
+        for row in marks:
+            row[0] = time.perf_counter_ns()
             group.barrier()
-            row[1] = time.time_ns()
-        # Seconds to add to `perf_counter` for the time since this worker's last barrier.
-        self.offset = (time.time_ns() - int(self.barriers[-1, 1])) / 1e9 - time.perf_counter()
+            row[1] = time.perf_counter_ns()
+        zeros = np.zeros(group.size)
+        everybody = group.gather_arrays(marks)
+        if everybody is not None:
+            ahead = np.array([clock_difference(everybody[0], own) for own in everybody])
+            ends = np.array([own[-1, 1] for own in everybody])
+            zeros = ((ends - ahead).min() + ahead) / 1e9
+        self.offset = -group.sum_floats(zeros.tolist())[group.rank]
+        self.timeline = group.watch.timeline = Timeline(group.rank)
 
     def write(self, recorder: Recorder) -> None:
         """End recording and write the file (rank 0); a collective. What cannot be written is said, and no failure."""
         self.group.watch.timeline = None
-        shift = self._shift()
         names = np.array([*"\n".join(self.timeline.threads).encode()], np.uint8)
         threads = self.group.gather_arrays(names)
-        chunks = self._chunks(self.offset + shift)
+        chunks = self._chunks()
         if threads is not None:
             try:
                 with storage.replace_file(self.uri) as path, path.open("w", encoding="utf-8") as file:
@@ -77,26 +89,17 @@ class Trace:
         for _ in chunks:
             pass  # where rank 0 has given up, the others still send all of theirs
 
-    def _shift(self) -> float:
-        """Seconds from the run's zero on the common clock to this worker's own zero; a collective."""
-        everybody = self.group.gather_arrays(self.barriers)
-        shifts = np.zeros(self.group.size)
-        if everybody is not None:
-            ends = [int(marks[-1, 1]) - clock_difference(everybody[0], marks) for marks in everybody]
-            shifts = (np.array(ends) - min(ends)) / 1e9
-        return self.group.sum_floats(shifts.tolist())[self.group.rank]
-
-    def _chunks(self, offset: float) -> Iterator[list[np.ndarray]]:
+    def _chunks(self) -> Iterator[list[np.ndarray]]:
         """Events of every worker at rank 0, nothing elsewhere, some at a time; each is a collective."""
         most = int(self.group.max_floats([float(len(self.timeline))])[0])
         for start in range(0, most, _CHUNK):
             events = self.timeline.columns(start, start + _CHUNK)
-            events[:, :2] += offset
+            events[:, :2] += self.offset
             yield self.group.gather_arrays(events) or []
 
 
 def clock_difference(reference: np.ndarray, other: np.ndarray) -> int:
-    """Nanoseconds that another worker's wall clock is ahead; 0 where the barriers do not speak against that.
+    """Nanoseconds that another worker's clock is ahead; 0, as on one machine, where the barriers do not exclude that.
 
     Args:
         reference, other: two workers' clocks before and after each barrier, nanoseconds, int64 `[n, 2]`.
@@ -123,8 +126,8 @@ def _write(file: TextIO, threads: list[list[str]], chunks: Iterable[list[np.ndar
 def _labels(threads: list[list[str]]) -> Iterator[dict[str, Any]]:
     """What the viewer calls processes and threads, and their order."""
     for rank, names in enumerate(threads):
-        yield {"ph": "M", "name": "process_name", "pid": rank, "args": {"name": f"worker {rank}"}}
-        yield {"ph": "M", "name": "process_sort_index", "pid": rank, "args": {"sort_index": rank}}
+        yield {"ph": "M", "name": "process_name", "pid": rank, "tid": 0, "args": {"name": f"worker {rank}"}}
+        yield {"ph": "M", "name": "process_sort_index", "pid": rank, "tid": 0, "args": {"sort_index": rank}}
         for thread, name in enumerate(names):
             yield {"ph": "M", "name": "thread_name", "pid": rank, "tid": thread, "args": {"name": name}}
 
