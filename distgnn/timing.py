@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
@@ -32,6 +33,32 @@ class Watch:
         self.collective_seconds += now - started
         if self.timeline is not None:
             self.timeline.add(name, started, now)
+
+
+class Spread:
+    """How much a sum of values, taken as independent ones, varies; the values are not kept (Welford, 1962).
+
+    Attributes:
+        n: values. mean: of them. squares: sum of their squared distances from it.
+    """
+
+    def __init__(self) -> None:
+        self.n = 0
+        self.mean = self.squares = 0.0
+
+    def add(self, value: float) -> None:
+        """One more."""
+        self.n += 1
+        away = value - self.mean
+        self.mean += away / self.n
+        self.squares += away * (value - self.mean)
+
+    @property
+    def variance_of_sum(self) -> float:
+        """Of the sum of all values; infinite for a single one."""
+        if self.n < 2:
+            return math.inf if self.n else 0.0
+        return self.n * self.squares / (self.n - 1)
 
 
 class StageClock:

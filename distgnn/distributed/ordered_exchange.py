@@ -53,16 +53,15 @@ class _Turns:
 
 
 class _Waits:
-    """How long threads have waited for what they called for.
+    """How long a step's thread has waited for what it called for.
 
     Attributes:
-        seconds: of all threads.
+        seconds: by step.
     """
 
     def __init__(self, watch: Watch) -> None:
-        self.seconds = 0.0
+        self.seconds: dict[int, float] = {}
         self._watch = watch
-        self._lock = threading.Lock()
 
     @property
     def timeline(self) -> Timeline | None:
@@ -71,8 +70,7 @@ class _Waits:
     def add(self, started: float, step: int) -> None:
         """A wait of the calling thread that ends now."""
         now = time.perf_counter()
-        with self._lock:
-            self.seconds += now - started
+        self.seconds[step] = self.seconds.get(step, 0.0) + now - started
         if self.timeline is not None:
             self.timeline.add(ANSWER, started, now, step)
 
@@ -185,10 +183,9 @@ class OrderedExchange:
         """Bytes that the calls of a step have sent to other workers, and in how many exchanges; told once."""
         return self._sent.pop(step, (0, 0))
 
-    @property
-    def waited_seconds(self) -> float:
-        """That threads have waited for their exchanges: for their turn, for the others and for the data."""
-        return self._waits.seconds
+    def waited(self, step: int) -> float:
+        """Seconds that a step's thread has waited for its exchanges: for its turn, others and data; told once."""
+        return self._waits.seconds.pop(step, 0.0)
 
     def _serve(self) -> None:
         try:

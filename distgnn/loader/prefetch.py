@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -38,7 +37,8 @@ class PrefetchLoader(Generic[Batch]):
 
     The kernels release the GIL, so a thread samples while the trainer computes. An error in a thread is raised at its
     step, or where the store may wait at the first step after it. `blocked_seconds` is how long the trainer has waited
-    for a minibatch, `busy_seconds` how long the threads have been at work on one, waits for other workers included.
+    for a minibatch. `blocked_by_others` is the part of it that other workers are to blame for: of each minibatch the
+    share that its own thread waited for them.
 
     Where the store may wait for other workers, every worker makes the same loader and leaves it at the same step. What
     has been begun is then sampled to its end: the others have begun it too.
@@ -62,25 +62,24 @@ class PrefetchLoader(Generic[Batch]):
         self.threads = threads
         self.prefetch = prefetch
         self.timeline = timeline
-        self.blocked_seconds = self.busy_seconds = 0.0
-        self._lock = threading.Lock()
+        self.blocked_seconds = self.blocked_by_others = 0.0
 
-    def _load(self, step: int) -> Batch:
+    def _load(self, step: int) -> tuple[Batch, float]:
+        """The minibatch, and the share of its time that went into waiting for other workers."""
         started = time.perf_counter()
         try:
-            return self.sampler.sample(self.order.seeds(step), step)
+            batch = self.sampler.sample(self.order.seeds(step), step)
         except BaseException as error:
             self.sampler.store.fail(error)
             raise
-        finally:
-            now = time.perf_counter()
-            with self._lock:
-                self.busy_seconds += now - started
-            if self.timeline is not None:
-                self.timeline.add(SAMPLING, started, now, step)
+        now = time.perf_counter()
+        if self.timeline is not None:
+            self.timeline.add(SAMPLING, started, now, step)
+        waited = self.sampler.store.waited(step)
+        return batch, waited and waited / (now - started)
 
     def __iter__(self) -> Iterator[Batch]:
-        pending: deque[Future[Batch]] = deque()
+        pending: deque[Future[tuple[Batch, float]]] = deque()
         store = self.sampler.store
         # No wider than what is pending at once: else a wave would wait for a step that nobody has begun.
         store.begin(self.start, self.stop, min(self.threads, self.prefetch), self.sampler.round_trips)
@@ -92,9 +91,10 @@ class PrefetchLoader(Generic[Batch]):
                     pending.append(pool.submit(self._load, next_step))
                     next_step += 1
                 waiting = time.perf_counter()
-                minibatch = pending.popleft().result()
+                minibatch, by_others = pending.popleft().result()
                 now = time.perf_counter()
                 self.blocked_seconds += now - waiting
+                self.blocked_by_others += by_others * (now - waiting)
                 if self.timeline is not None:
                     self.timeline.add(BLOCKED, waiting, now, step)
                 yield minibatch

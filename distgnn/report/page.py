@@ -13,9 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from distgnn.report.charts import Series, bar_rows, line_chart
-from distgnn.report.straggler import straggler_sentence
 from distgnn.report.style import STYLE
 from distgnn.report.table import format_value
+from distgnn.report.waiting import blocked_sentence, straggler_sentence
 
 TABLE_METRICS = ("recall@20", "ndcg@20", "recall@10", "ndcg@10", "hit@10", "mrr", "coverage@20", "gini@20")
 COSTS = ("bytes", "latency_ms", "fit_seconds")  # not marked: they are no contest of their own
@@ -36,7 +36,7 @@ def render_html(report: Mapping[str, Any], records: Sequence[Mapping[str, Any]])
         _tiles(report),
         _section("Ranking of the whole catalogue", _metrics_table(report) + _slices_table(report) + _notes(report)),
         _curves(records),
-        _section("Where the time went", _timing(report["seconds"]) + _straggler(report)),
+        _section("Where the time went", _timing(report["seconds"]) + _waiting(report)),
         _section("Resources", _resources(report)),
         _section("Configuration", _config(report["config"])),
     ]
@@ -222,9 +222,9 @@ def _timing(seconds: Mapping[str, Any]) -> str:
     return bar_rows(rows) + note
 
 
-def _straggler(report: Mapping[str, Any]) -> str:
-    sentence = straggler_sentence(report)
-    return f'<p class="note">{_escape(sentence)}</p>' if sentence else ""
+def _waiting(report: Mapping[str, Any]) -> str:
+    sentences = " ".join(filter(None, (blocked_sentence(report), straggler_sentence(report))))
+    return f'<p class="note">{_escape(sentences)}</p>' if sentences else ""
 
 
 def _resources(report: Mapping[str, Any]) -> str:

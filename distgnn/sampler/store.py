@@ -22,14 +22,10 @@ class TopologyStore(Protocol):
 
     Attributes:
         topology: what is held here. may_wait: whether a call may wait for other workers.
-        waited_seconds: that calls have waited for an exchange to be made, over all threads.
     """
 
     topology: Topology
     may_wait: bool
-
-    @property
-    def waited_seconds(self) -> float: ...
 
     def begin(self, start: int, stop: int, width: int, round_trips: int) -> None:
         """Steps [start, stop) will be sampled, at most `width` at once.
@@ -76,6 +72,9 @@ class TopologyStore(Protocol):
     def sent(self, step: int) -> tuple[int, int]:
         """Bytes sent to other workers for a step, and in how many exchanges."""
 
+    def waited(self, step: int) -> float:
+        """Seconds that a step's calls have waited for exchanges with other workers; told once."""
+
 
 class LocalStore:
     """All rows are held here: no call waits for anybody.
@@ -85,7 +84,6 @@ class LocalStore:
     """
 
     may_wait = False
-    waited_seconds = 0.0
 
     def __init__(self, topology: Topology) -> None:
         self.topology = topology
@@ -134,6 +132,10 @@ class LocalStore:
         """Nothing."""
         return 0, 0
 
+    def waited(self, step: int) -> float:
+        """Not at all."""
+        return 0.0
+
 
 def _times(topology: Topology, user: np.ndarray, position: np.ndarray) -> np.ndarray:
     time = np.empty(len(user), np.int64)
@@ -172,11 +174,6 @@ class PartitionedStore:
         self.rank, self.size = group.rank, group.size
         self.exchange = OrderedExchange(group.rank, group.size, group.new_cpu_group(), group.watch)
 
-    @property
-    def waited_seconds(self) -> float:
-        """See `TopologyStore`."""
-        return self.exchange.waited_seconds
-
     def begin(self, start: int, stop: int, width: int, round_trips: int) -> None:
         """See `TopologyStore`."""
         self.exchange.begin(start, stop, width, 1 + 2 * round_trips)
@@ -196,6 +193,10 @@ class PartitionedStore:
     def sent(self, step: int) -> tuple[int, int]:
         """See `TopologyStore`."""
         return self.exchange.sent(step)
+
+    def waited(self, step: int) -> float:
+        """See `TopologyStore`."""
+        return self.exchange.waited(step)
 
     def items(self, step: int, user: np.ndarray, position: np.ndarray, owner: np.ndarray) -> np.ndarray:
         """See `TopologyStore`: the owners of the users tell everybody, in the order of the step."""

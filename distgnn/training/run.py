@@ -20,7 +20,12 @@ from distgnn.training.export import write_embeddings
 from distgnn.training.facts import ranking_facts, run_facts
 from distgnn.training.memory import FeatureNeed, choose_topology, place_tables, topology_statement
 from distgnn.training.recorder import Recorder, read_records
-from distgnn.training.straggler import find_straggler, own_seconds_by_worker, seconds_by_worker
+from distgnn.training.straggler import (
+    find_straggler,
+    own_seconds_by_worker,
+    own_variance_by_worker,
+    seconds_by_worker,
+)
 from distgnn.training.trace import Trace
 from distgnn.training.trainer import PhaseTrainer
 from distgnn.types import UserError
@@ -137,7 +142,8 @@ def evaluate_trainer(
     totals = [t.totals for t in trainers]
     by_worker = seconds_by_worker(totals, group)
     own = own_seconds_by_worker(totals, group)
-    training = max(by_worker["training"])
+    blocked, trained = by_worker["blocked"], by_worker["training"]
+    training = max(trained)
     traffic = Traffic()
     for part in totals:
         traffic.take(part.traffic)
@@ -162,7 +168,8 @@ def evaluate_trainer(
         },
         seconds_by_worker=by_worker,
         own_seconds_by_worker=own,
-        straggler=find_straggler(own),
+        straggler=find_straggler(own, own_variance_by_worker(totals, group)),
+        blocked_share=max(b / t if t else 0.0 for b, t in zip(blocked, trained, strict=True)),
         tables="host" if trainer.embedding.device.type == "cpu" else "device",
         topology="partitioned" if trainer.sampler.store.may_wait else "replicated",
         remote_bytes=sum(remote.values()),

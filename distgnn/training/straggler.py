@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from distgnn.distributed.process_group import WorkerGroup
-from distgnn.training.trainer import STAGES, Totals
+from distgnn.training.trainer import STAGES, STEP_STAGES, Totals
 
-WORK = ("blocked", "fetch", "forward", "backward", "optimizer")  # what a trainer does or waits for within its steps
+_LEAST_SHARE = 0.05  # of the others' mean: less is not worth a name
+_STANDARD_ERRORS = 3.0  # less may be chance
 
 
 def seconds_by_worker(totals: Sequence[Totals], group: WorkerGroup) -> dict[str, list[float]]:
@@ -22,32 +23,47 @@ def seconds_by_worker(totals: Sequence[Totals], group: WorkerGroup) -> dict[str,
 
 
 def own_seconds_by_worker(totals: Sequence[Totals], group: WorkerGroup) -> dict[str, list[float]]:
-    """Seconds of WORK without those in collectives, one value a worker; a collective."""
-    own = {stage: sum(t.seconds[stage] - t.collectives[stage] for t in totals) for stage in WORK if stage != "blocked"}
+    """Seconds of what a trainer does in its steps, or waits for, but for other workers; a collective."""
+    own = {stage: sum(t.seconds[stage] - t.collectives[stage] for t in totals) for stage in STEP_STAGES}
     return _gathered({"blocked": sum(t.blocked - t.blocked_by_others for t in totals), **own}, group)
 
 
-def find_straggler(own: dict[str, list[float]]) -> dict[str, Any] | None:
-    """The worker with the most work of its own, and where it loses most against the mean of all.
+def own_variance_by_worker(totals: Sequence[Totals], group: WorkerGroup) -> list[float]:
+    """Variance of the sum of a worker's own seconds, by how much its steps differ, seconds squared; a collective."""
+    return _gathered({"own": sum(t.own.variance_of_sum for t in totals)}, group)["own"]
+
+
+def find_straggler(own: dict[str, list[float]], variance: Sequence[float]) -> dict[str, Any] | None:
+    """The worker that has significantly more work of its own than the others, and where it loses most against them.
+
+    It must have 5% more than the mean of the others, and by more than three standard errors of that difference.
 
     Args:
-        own: stage -> seconds of each worker.
+        own: stage -> seconds of each worker. variance: of each one's sum.
 
     Returns:
-        `rank`, `stage`, `seconds` (its work, all stages), `of_mean` (these seconds by their mean over the workers);
-        None for a single worker, and where nothing was trained.
+        `rank`, `seconds` (its work), `others_seconds` (their mean), `stage`, and `stage_lost_seconds` (against their
+        mean in it); None where no worker stands out.
     """
     seconds = np.array(list(own.values()))
     work = seconds.sum(0)
-    if len(work) < 2 or not work.mean() > 0:
+    if len(work) < 2:
         return None
     rank = int(work.argmax())
-    lost = seconds[:, rank] - seconds.mean(1)
+    others = np.delete(np.arange(len(work)), rank)
+    mean = float(work[others].mean())
+    error = np.sqrt(variance[rank] + np.mean(np.take(variance, others)) / len(others))
+    lost = float(work[rank]) - mean
+    if not (lost > _LEAST_SHARE * mean and lost > _STANDARD_ERRORS * error):
+        return None
+    by_stage = seconds[:, rank] - seconds[:, others].mean(1)
+    stage = int(by_stage.argmax())
     return {
         "rank": rank,
-        "stage": list(own)[int(lost.argmax())],
         "seconds": float(work[rank]),
-        "of_mean": float(work[rank] / work.mean()),
+        "others_seconds": mean,
+        "stage": list(own)[stage],
+        "stage_lost_seconds": float(by_stage[stage]),
     }
 
 

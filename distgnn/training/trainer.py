@@ -27,7 +27,7 @@ from distgnn.nn.batch import BlockTensors, block_tensors, dropout_key, entry_ind
 from distgnn.nn.model import GraphRecommender
 from distgnn.sampler import NeighborSampler, SeedOrder, store_of
 from distgnn.timeline import CHECKPOINT, DENSE, RECORD, UPDATE
-from distgnn.timing import StageClock
+from distgnn.timing import Spread, StageClock
 from distgnn.training.checkpoint import (
     CheckpointFolder,
     CheckpointInfo,
@@ -44,7 +44,8 @@ from distgnn.training.objective import loss_of
 from distgnn.training.recorder import Recorder
 from distgnn.types import MiniBatch, UserError
 
-STAGES = ("sampling", "fetch", "forward", "backward", "optimizer", "evaluation")
+STEP_STAGES = ("fetch", "forward", "backward", "optimizer")  # of the trainer
+STAGES = ("sampling", *STEP_STAGES, "evaluation")
 
 
 @dataclass
@@ -70,7 +71,8 @@ class Totals:
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     collectives: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))  # of which in collectives
     blocked: float = 0.0
-    blocked_by_others: float = 0.0  # of which the sampler waited for other workers, by its share of such waits
+    blocked_by_others: float = 0.0  # of which the sampler waited for other workers
+    own: Spread = field(default_factory=Spread)  # seconds of a step without those in collectives and for others
     training: float = 0.0
     steps: int = 0
     positives: int = 0
@@ -311,13 +313,15 @@ class PhaseTrainer:
             timeline=timeline,
         )
         feed = DeviceFeed(loader, self.group.device, self.block_tensors, timeline)
-        waited = self.sampler.store.waited_seconds
         window = _Window(self)
+        own = self._own_seconds(loader, feed)
         stopped = self._stopped(train.patience)
         for batch, blocks in () if stopped else feed:
             if self.config.run.dump_blocks:
                 dump_blocks(self.run, self.phase, batch, self.group)
             window.add(self.train_step(batch, blocks), batch)
+            before, own = own, self._own_seconds(loader, feed)
+            self.totals.own.add(own - before)
             self.step = batch.step + 1
             epoch_done = self.step % self.order.steps_per_epoch == 0
             checkpoint = epoch_done or self.step == stop
@@ -337,13 +341,17 @@ class PhaseTrainer:
                 self.save()
             if stopped:
                 break
-        waited = self.sampler.store.waited_seconds - waited
         self.totals.blocked += loader.blocked_seconds
-        if loader.busy_seconds:
-            self.totals.blocked_by_others += loader.blocked_seconds * min(1.0, waited / loader.busy_seconds)
+        self.totals.blocked_by_others += loader.blocked_by_others
         self.totals.seconds["fetch"] += feed.copy_seconds
         self.totals.training += window.training_seconds()
         window.show(epochs, stop, last=True)
+
+    def _own_seconds(self, loader: PrefetchLoader[MiniBatch], feed: DeviceFeed[BlockTensors]) -> float:
+        """That went into steps so far, but for collectives and waits for other workers."""
+        seconds, collectives = self.totals.seconds, self.totals.collectives
+        steps = sum(seconds[stage] - collectives[stage] for stage in STEP_STAGES)
+        return steps + feed.copy_seconds + loader.blocked_seconds - loader.blocked_by_others
 
     def _stopped(self, patience: int) -> bool:
         return self.phase == "fit" and self.schedule.stale >= patience

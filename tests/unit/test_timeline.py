@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from distgnn.timeline import FETCH, FORWARD, NAMES, PHASES, ROWS, SAMPLING, Timeline
-from distgnn.timing import StageClock, Watch
+from distgnn.timing import Spread, StageClock, Watch
 
 
 def test_events_keep_their_times_names_and_threads_in_order() -> None:
@@ -61,6 +61,15 @@ def test_a_stage_counts_its_collectives_apart_and_events_meet_without_a_gap() ->
     rows, fetch, forward = watch.timeline.columns()
     assert (fetch[0], fetch[1]) == (began, forward[0])
     assert fetch[0] <= rows[0] <= rows[1] <= fetch[1]
+
+
+def test_how_much_a_sum_varies() -> None:
+    values = np.random.default_rng(2).normal(3.0, 0.5, 100)
+    spread = Spread()
+    assert spread.variance_of_sum == 0
+    for n, value in enumerate(values, 1):
+        spread.add(value)
+        assert spread.variance_of_sum == (np.inf if n == 1 else pytest.approx(n * values[:n].var(ddof=1)))
 
 
 def test_without_a_timeline_the_same_clocks_record_nothing() -> None:

@@ -109,6 +109,15 @@ def test_page_is_whole_and_self_contained(tmp_path):
     assert "Items without a training edge" not in text  # nobody has a value
 
 
+def test_page_says_what_the_workers_waited_for(tmp_path):
+    found = {"rank": 1, "seconds": 9.0, "others_seconds": 5.5, "stage": "fetch", "stage_lost_seconds": 2.5}
+    seconds = {"training": 8.0, "blocked": 2.0, "total": 9.0}
+    _, page = written(tmp_path, report(workers=2, seconds=seconds, straggler=found, blocked_share=0.25))
+    text = " ".join(parsed(page).text)
+    assert "at most 2.0 s, 25% of its time" in text
+    assert "Worker 1 is the straggler" in text
+
+
 def test_best_values_are_marked(tmp_path):
     _, page = written(tmp_path)
     toppop = re.search(r"<tr><th>TopPop</th>(.*?)</tr>", page).group(1)
