@@ -36,6 +36,21 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return request.getfixturevalue("s3_bucket")
 
 
+def test_a_file_is_replaced_when_the_new_one_is_whole(root: str) -> None:
+    uri = storage.join(root, "new", "file.json")
+    storage.require_writable(uri, b"tried")
+    assert not storage.exists(uri)
+    for content in ("first", "second"):
+        with storage.replace_file(uri) as path:
+            path.write_text(content)
+        assert storage.read_bytes(uri) == content.encode()
+    with pytest.raises(ZeroDivisionError), storage.replace_file(uri) as path:  # noqa: PT012
+        path.write_text("half")
+        raise ZeroDivisionError
+    assert storage.read_bytes(uri) == b"second"
+    assert storage.names_in(storage.join(root, "new")) == ["file.json"]
+
+
 def test_uris() -> None:
     assert all(map(storage.is_local, ("/a/b", "a/b", "file:///a")))
     assert not any(map(storage.is_local, ("s3://bucket/a", "simplecache::s3://bucket/a")))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,21 @@ def test_a_file_that_cannot_be_written_in_the_end_costs_a_line_and_no_more(
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1
     assert said[0].startswith("run.trace: the timeline is lost: ")
+
+
+def test_a_run_that_ends_while_it_writes_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trace = Trace(str(tmp_path / "traces" / "trace.json"), alone())
+    trace.timeline.add(SAMPLING, 1.0, 2.0, 0)
+    chunks = trace._chunks
+
+    def broken() -> Iterator[list[np.ndarray]]:
+        yield from chunks()
+        raise RuntimeError("a worker is gone")
+
+    monkeypatch.setattr(trace, "_chunks", broken)
+    with pytest.raises(RuntimeError, match="a worker is gone"):
+        trace.write(recorder(tmp_path))
+    assert [*(tmp_path / "traces").iterdir()] == []
 
 
 @pytest.mark.parametrize(
