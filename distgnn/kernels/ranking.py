@@ -24,7 +24,7 @@ def tie_key(user, item):
 
 
 @njit(nogil=True, cache=True, inline="always")
-def _ahead(score, key, other_score, other_key):
+def ranks_before(score, key, other_score, other_key):
     """Whether (score, key) ranks before the other."""
     return score > other_score or (score == other_score and key < other_key)
 
@@ -89,11 +89,13 @@ def update_top_k(scores, items, users, first_row, top_score, top_item):
                 if score < threshold or score == -np.inf:
                     continue
                 key = tie_key(user, items[c])
-                if kept_item[k - 1] >= 0 and not _ahead(score, key, kept_score[k - 1], tie_key(user, kept_item[k - 1])):
+                if kept_item[k - 1] >= 0 and not ranks_before(
+                    score, key, kept_score[k - 1], tie_key(user, kept_item[k - 1])
+                ):
                     continue
                 j = k - 1
                 while j > 0 and (
-                    kept_item[j - 1] < 0 or _ahead(score, key, kept_score[j - 1], tie_key(user, kept_item[j - 1]))
+                    kept_item[j - 1] < 0 or ranks_before(score, key, kept_score[j - 1], tie_key(user, kept_item[j - 1]))
                 ):
                     kept_score[j] = kept_score[j - 1]
                     kept_item[j] = kept_item[j - 1]
@@ -125,7 +127,7 @@ def update_best_target(scores, column_of, users, first_row, target_indptr, targe
             if column < 0 or scores[r, column] == -np.inf:
                 continue
             score = scores[r, column]
-            if best_item[i] < 0 or _ahead(
+            if best_item[i] < 0 or ranks_before(
                 score, tie_key(users[i], item), best_score[i], tie_key(users[i], best_item[i])
             ):
                 best_score[i] = score

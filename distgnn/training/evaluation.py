@@ -2,6 +2,7 @@
 
 for each block of items:            every worker passes over all of them (payloads may be moved by collectives)
     for each chunk of my users:     scores -> mask seen -> running top-k, first target
+                                    (inner products: tile by tile, see `distgnn.training.product_ranking`)
 second pass, if some user's first target lies below the top-k: count the items ahead of it (exact MRR)
 metrics' sums and the items' exposure are added up over the workers
 """
@@ -20,6 +21,7 @@ import torch.distributed as dist
 from distgnn import metrics
 from distgnn.graph import Topology
 from distgnn.kernels.ranking import count_ahead, mask_seen, update_best_target, update_top_k
+from distgnn.training.product_ranking import FirstTargets, InnerProducts, ProductRanking, Rows
 from distgnn.types import UserError
 
 _CHUNK_BYTES = 8 << 20  # scores of a chunk of users, so that they are ranked out of the cache
@@ -60,7 +62,8 @@ class Scorer(Protocol):
     def item_blocks(self) -> Iterator[tuple[np.ndarray, Any]]:
         """Blocks (stable items int64 `[m]`, payload) that hold every item once; may be asked for twice.
 
-        It may contain collectives: every worker passes over all of it, also without users.
+        Of a payload `InnerProducts` the scores are made here, much faster; `score` is not asked for them. Collectives
+        may be made: every worker passes over all of it, also without users.
         """
 
     def score(self, start: int, stop: int, payload: Any) -> np.ndarray:
@@ -114,7 +117,7 @@ def evaluate_ranking(
     started = time.perf_counter()
     if not ks or min(ks) < 1:
         raise ValueError(f"ks = {tuple(ks)}: cut-offs must be at least 1")
-    state_bytes = len(task.users) * (16 * max(ks) + 49) + 13 * task.n_items
+    state_bytes = len(task.users) * (16 * max(ks) + 50) + 13 * task.n_items
     _refuse_too_large(state_bytes + 16 * task.n_items, memory_bytes, len(task.users), task.n_items, group)
     ranking = _Ranking(task, max(ks), memory_bytes - state_bytes)
     ranking.rank(scorer, exact_mrr)
@@ -138,7 +141,7 @@ class _Ranking:
         self.best_item = np.full(n, -1, np.int64)  # first target in ranking order, -1: none can be ranked
         self.position = np.zeros(n, np.int64)  # of best_item in the list, from 1; 0: not in it
         self.ahead = np.zeros(n, np.int64)  # items ranked before best_item
-        self.ahead_known = False
+        self.counted = np.zeros(n, np.bool_)  # whose `ahead` is known
         self.column_of = np.full(task.n_items, -1, np.int32)
         self.n_not_finite = 0
 
@@ -146,6 +149,9 @@ class _Ranking:
         """First pass: top-k lists, and each user's first target."""
         task = self.task
         for items, payload in self._blocks(scorer):
+            if isinstance(payload, InnerProducts):
+                self._rank_products(items, payload, exact_mrr)
+                continue
             for start, scores in self._scores(scorer, items, payload, None):
                 update_top_k(scores, items, task.users, start, self.top_score, self.top_item)
                 if not exact_mrr:
@@ -162,7 +168,7 @@ class _Ranking:
                 )
                 if len(items) == task.n_items:  # one block is the whole catalogue: no second pass
                     self._count(scores, items, start, self.best_item >= 0)
-                    self.ahead_known = True
+                    self.counted[:] = True
         for first in range(0, len(self.top_item), _METRIC_ROWS):
             rows = slice(first, first + _METRIC_ROWS)
             at = (self.top_item[rows] == self.best_item[rows, None]) & (self.best_item[rows, None] >= 0)
@@ -170,18 +176,45 @@ class _Ranking:
 
     def unresolved(self) -> np.ndarray:
         """Bool `[n]`: users whose first target lies below the list, at an unknown rank."""
-        return (self.best_item >= 0) & (self.position == 0) & (not self.ahead_known)
+        return (self.best_item >= 0) & (self.position == 0) & ~self.counted
 
     def count_items_ahead(self, scorer: Scorer) -> None:
         """Second pass, in the same chunks (a matrix product of another shape may round differently)."""
         wanted = self.unresolved()
         for items, payload in self._blocks(scorer):
+            if isinstance(payload, InnerProducts):
+                products = self._products(items, payload)
+                products.count_ahead(self.best_score, self.best_item, wanted, self.ahead)
+                continue
             for start, scores in self._scores(scorer, items, payload, wanted):
                 self._count(scores, items, start, wanted)
 
     def first_rank(self) -> np.ndarray:
         """Rank from 1 of each user's first target, int64 `[n]`; 0 where none can be ranked."""
         return np.where(self.position > 0, self.position, np.where(self.best_item >= 0, self.ahead + 1, 0))
+
+    def _products(self, items: np.ndarray, payload: InnerProducts) -> ProductRanking:
+        task = self.task
+        if payload.users.shape != (len(task.users), payload.items.shape[1]):
+            raise ValueError(
+                f"vectors {payload.users.shape} of {len(task.users)} users, {payload.items.shape} of items"
+            )
+        seen = Rows(task.seen_indptr, task.seen_items, self.column_of)
+        return ProductRanking(
+            payload, items, task.users, seen, self.top_item.shape[1], self.score_bytes, torch.get_num_threads()
+        )
+
+    def _rank_products(self, items: np.ndarray, payload: InnerProducts, exact_mrr: bool) -> None:
+        task, products = self.task, self._products(items, payload)
+        if not exact_mrr:
+            self.n_not_finite += products.rank(self.top_score, self.top_item)
+            return
+        targets = FirstTargets(
+            Rows(task.target_indptr, task.target_items, self.column_of), self.best_score, self.best_item
+        )
+        whole = len(items) == task.n_items
+        ranks = (self.ahead, self.counted) if whole else None
+        self.n_not_finite += products.rank(self.top_score, self.top_item, targets, ranks)
 
     def _count(self, scores: np.ndarray, items: np.ndarray, start: int, wanted: np.ndarray) -> None:
         count_ahead(scores, items, self.task.users, start, self.best_score, self.best_item, wanted, self.ahead)

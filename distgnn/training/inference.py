@@ -19,6 +19,7 @@ from distgnn.nn.batch import block_tensors, entry_index, node_keys, row_types
 from distgnn.nn.model import GraphRecommender
 from distgnn.sampler import NeighborSampler
 from distgnn.sampler.full import FullNeighborhood, chunks_by_edges
+from distgnn.training.product_ranking import InnerProducts
 from distgnn.types import USER, UserError
 
 SAMPLED_INFERENCE_STEP = 1 << 62  # a step number that training never reaches
@@ -160,15 +161,16 @@ class ModelScorer:
         nodes = np.asarray(topology.node_id[: topology.n_users], np.int64)[users] - own.low
         self.user_vectors = vectors[move(torch.from_numpy(nodes), vectors.device)]
         items = np.flatnonzero(own.node_type != USER)
+        items = items[np.argsort(own.stable_id[items])]
         self.item_stable = own.stable_id[items]
         self.item_vectors = vectors[move(torch.from_numpy(items), vectors.device)]
         self.group = group
         self.block_items = block_items
 
     def item_blocks(self) -> Iterator[tuple[np.ndarray, Any]]:
-        """(stable items, their vectors) of every worker in rank order; a collective."""
+        """(stable items ascending, their vectors) of every worker in rank order; a collective."""
         if self.group.size == 1 and self.item_vectors.device == self.group.device:
-            yield self.item_stable, self.item_vectors.T.contiguous()
+            yield self.item_stable, self._payload(self.item_vectors)
             return
         communicator = self.group.communicator(self.item_vectors.device)
         for owner in range(self.group.size):
@@ -184,8 +186,14 @@ class ModelScorer:
                     vectors = self.item_vectors.new_empty((n, self.item_vectors.shape[1]))
                 dist.broadcast(stable, src=owner, group=self.group.cpu)
                 dist.broadcast(vectors, src=owner, group=communicator)
-                yield stable.numpy(), move(vectors, self.group.device).T.contiguous()
+                yield stable.numpy(), self._payload(vectors)
 
-    def score(self, start: int, stop: int, payload: Any) -> np.ndarray:
-        """Scores `[stop - start, m]`."""
+    def _payload(self, item_vectors: torch.Tensor) -> InnerProducts | torch.Tensor:
+        """What ranking on the CPU takes; columns `[d, m]` for products on a GPU."""
+        if self.group.device.type == "cpu":
+            return InnerProducts(self.user_vectors.numpy(), item_vectors.numpy())
+        return move(item_vectors, self.group.device).T.contiguous()
+
+    def score(self, start: int, stop: int, payload: torch.Tensor) -> np.ndarray:
+        """Scores `[stop - start, m]`, made on a GPU."""
         return (move(self.user_vectors[start:stop], self.group.device) @ payload).cpu().numpy()

@@ -141,7 +141,7 @@ def test_scores_asked_for_stay_within_the_memory():
             asked.append((stop - start) * len(payload))
             return super().score(start, stop, payload)
 
-    state = len(task.users) * (16 * 5 + 49) + 13 * 60
+    state = len(task.users) * (16 * 5 + 50) + 13 * 60
     evaluate_ranking(Watched(scores, task, 20), task, ks=(5,), memory_bytes=state + 1000)
     assert max(asked) * 16 <= 1000
     with pytest.raises(UserError, match="evaluate.memory_gib = .* is too little"):

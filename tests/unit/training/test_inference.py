@@ -14,7 +14,8 @@ from distgnn.distributed.process_group import WorkerGroup
 from distgnn.nn.encoders import GraphSAGE
 from distgnn.nn.towers import MLPTower
 from distgnn.sampler.full import chunks_by_edges
-from distgnn.training.inference import infer, infer_sampled
+from distgnn.training.inference import ModelScorer, infer, infer_sampled
+from distgnn.training.product_ranking import InnerProducts
 from distgnn.training.trainer import PhaseTrainer
 from tests.small_training import adjacency, small_config, small_features, small_graph, small_trainer
 
@@ -126,3 +127,19 @@ def test_chunks_cover_every_node_once_within_the_budget() -> None:
     assert [node for start, stop in ranges for node in range(start, stop)] == list(range(len(degree)))
     assert all(stop - start == 1 or (degree[start:stop] + 1).sum() <= 6 for start, stop in ranges)
     assert len(ranges) == 5
+
+
+def test_a_scorers_blocks_are_the_items_in_order_and_its_products_those_of_a_gpu(
+    tmp_path: Path, group: WorkerGroup
+) -> None:
+    made = trainer(tmp_path, group)
+    users = np.array([5, 0, 9])
+    scorer = ModelScorer(vectors(made, 1 << 30), made.own, GRAPH, users, group)
+    (items, payload), *others = scorer.item_blocks()
+    assert not others and items.tolist() == list(range(GRAPH.n_items))
+    assert isinstance(payload, InnerProducts)
+    columns = scorer.item_vectors.T.contiguous()
+    np.testing.assert_allclose(payload.users @ payload.items.T, scorer.score(0, 3, columns), rtol=1e-12)
+    rows = vectors(made, 1 << 30).numpy()
+    expected = rows[GRAPH.node_id[users]] @ rows[GRAPH.node_id[GRAPH.n_users :]].T
+    np.testing.assert_allclose(scorer.score(0, 3, columns), expected, rtol=1e-12)
