@@ -149,6 +149,18 @@ class Topology:
         indptr, indices = self.part_arrays(part)
         return indices[indptr[row] : indptr[row + 1]]
 
+    def consecutive_rows(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """CSR of the rows of the node ids start .. stop: int64 `[stop - start + 1]`, neighbours' node ids."""
+        counts, found = [np.zeros(1, np.int64)], [self.like_indices]
+        for part in range(self.n_parts):
+            low, high = max(start, self.offsets[part, 0]), min(stop, self.offsets[part, 2])
+            if low < high:
+                indptr, indices = self.part_arrays(part)
+                bounds = indptr[low - self.offsets[part, 0] : high - self.offsets[part, 0] + 1]
+                counts.append(np.diff(bounds))
+                found.append(indices[bounds[0] : bounds[-1]])
+        return np.cumsum(np.concatenate(counts)), np.concatenate(found)
+
     def row_times(self, node: int) -> tuple[np.ndarray, np.ndarray]:
         """Timestamps int64 `[degree]` of one node's row, and its positions by (timestamp, position)."""
         part = int(np.searchsorted(self.offsets[:, 0], node, side="right")) - 1

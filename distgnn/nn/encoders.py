@@ -26,11 +26,12 @@ class Encoder(nn.Module, ABC):
     """Base of all encoders.
 
     Attributes:
-        n_layers: L. out_dim: width of the readout.
+        n_layers: L. out_dim: width of the readout. row_per_edge: whether a layer holds a row for each edge on a CPU.
     """
 
     n_layers: int
     out_dim: int
+    row_per_edge = False
 
     @abstractmethod
     def layer(self, index: int, block: BlockTensors, x: torch.Tensor, step_key: int) -> torch.Tensor:
@@ -142,6 +143,8 @@ class PyGEncoder(NonlinearEncoder):
 
     Layers that normalise by the sampled degree see the sampled graph: sums are not rescaled for them.
     """
+
+    row_per_edge = True
 
     def __init__(self, layer_class: type[nn.Module], dim: int, n_layers: int, dropout: float) -> None:
         super().__init__(dim, n_layers, dropout)

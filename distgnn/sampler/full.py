@@ -54,6 +54,18 @@ class FullNeighborhood:
         return Block(len(nodes), n_src, indptr, indices, graph.degree(sources)), sources
 
 
+def rotated_block(graph: Topology, start: int, stop: int) -> Block:
+    """Nodes start .. stop with all neighbours, not relabelled: the sources are these nodes, then all of the graph's.
+
+    Where one worker holds every row of a layer, this spares relabelling and a copy of the rows.
+    """
+    n = stop - start
+    indptr, neighbors = graph.consecutive_rows(start, stop)
+    indices = np.add(neighbors, n, dtype=np.int32, casting="same_kind")
+    degree = graph.degree(np.arange(graph.n_nodes))
+    return Block(n, n + graph.n_nodes, indptr, indices, np.concatenate([degree[start:stop], degree]))
+
+
 def chunks_by_edges(degree: np.ndarray, most_edges: int) -> list[tuple[int, int]]:
     """Consecutive ranges of nodes whose degrees (plus one each) sum to at most `most_edges`, one node at least."""
     ends = np.cumsum(degree + 1)

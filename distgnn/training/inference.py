@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from distgnn.distributed.device_memory import move
+from distgnn.distributed.device_memory import move, on_host
 from distgnn.distributed.embedding import ShardedEmbedding
 from distgnn.distributed.exchange import plan_fetch, send_rows
 from distgnn.distributed.features import FeatureStore
@@ -18,9 +18,13 @@ from distgnn.graph import Topology
 from distgnn.nn.batch import block_tensors, entry_index, node_keys, row_types
 from distgnn.nn.model import GraphRecommender
 from distgnn.sampler import NeighborSampler
-from distgnn.sampler.full import FullNeighborhood, chunks_by_edges
+from distgnn.sampler.full import FullNeighborhood, chunks_by_edges, rotated_block
 from distgnn.training.product_ranking import InnerProducts
 from distgnn.types import USER, UserError
+
+_EDGE_BYTES = 24
+_LAYER_ROWS = 8  # of a destination: rows that a layer has at once, the states' own aside
+_READOUT_ROWS = 1 << 14  # at once: what is made of them on the way stays in the cache
 
 SAMPLED_INFERENCE_STEP = 1 << 62  # a step number that training never reaches
 
@@ -52,22 +56,66 @@ def infer(
     """
     model.eval()
     width = embedding.weight.shape[1] * embedding.weight.element_size()
-    chunks = chunks_by_edges(own.degree, max(1, memory_bytes // (4 * width)))
+    most_rows = max(1, memory_bytes // (4 * width))
+    start = _input_rows(model, embedding, features, group.device, most_rows)
+    if group.size == 1 and on_host(start) and group.device == start.device:
+        states = _layers_of_all(model, start, topology, own, memory_bytes)
+        return _vectors(model, states, own, group.device, most_rows)
+    chunks = chunks_by_edges(own.degree, most_rows)
     rounds = int(group.max_floats([len(chunks)])[0])
     neighborhood = FullNeighborhood(topology)
-    states = [_input_rows(model, embedding, features, group.device, max(1, memory_bytes // (4 * width)))]
+    states = [start]
     for index in range(model.encoder.n_layers):
         parts = []
         for i in range(rounds):
-            start, stop = chunks[i] if i < len(chunks) else (0, 0)
-            block, sources = neighborhood.block(own.nodes[start:stop])
+            first, last = chunks[i] if i < len(chunks) else (0, 0)
+            block, sources = neighborhood.block(own.nodes[first:last])
             plan = plan_fetch(sources, bounds, group, embedding.device)
             rows = move(send_rows(plan, states[-1].index_select(0, plan.rows), group), group.device)
             keys = np.zeros(len(sources), np.int64)  # dropout is off
             tensors = block_tensors([block], keys, group.device, embedding.weight.dtype)[0]
             parts.append(move(model.encoder.layer(index, tensors, rows, 0), embedding.device))
         states.append(torch.cat(parts))
-    return _vectors(model, states, own, group.device, max(1, memory_bytes // (4 * width)))
+    return _vectors(model, states, own, group.device, most_rows)
+
+
+def _layers_of_all(
+    model: GraphRecommender, start: torch.Tensor, topology: Topology, own: OwnNodes, memory_bytes: int
+) -> list[torch.Tensor]:
+    """All layers' states where one worker has all nodes, on the CPU: nothing is fetched, gathered or relabelled.
+
+    A state lies behind room for the rows of the largest chunk: a chunk's destinations are put in front of it.
+    """
+    n, dtype = len(own.nodes), start.dtype
+    width = start.shape[1] * start.element_size()
+    # An edge's index and the copy that it was made of; a destination's row in what a layer makes of it by the way.
+    per_edge = 4 * width if model.encoder.row_per_edge else _EDGE_BYTES
+    chunks = chunks_by_edges(per_edge * own.degree + _LAYER_ROWS * width, memory_bytes)
+    room = max((last - first for first, last in chunks), default=0)
+    keys = np.zeros(room + n, np.int64)  # dropout is off
+    rows = _behind(room, start)
+    states = [rows[room:]]
+    for index in range(model.encoder.n_layers):
+        following = rows.new_empty(0)
+        for first, last in chunks:
+            block = rotated_block(topology, first, last)
+            tensors = block_tensors([block], keys, start.device, dtype)[0]
+            sources = rows[room - block.n_dst :]
+            sources[: block.n_dst] = states[-1][first:last]
+            made = model.encoder.layer(index, tensors, sources, 0)
+            if first == 0:
+                following = made.new_empty((room + n, made.shape[1]))
+            following[room + first : room + last] = made
+        rows = following
+        states.append(rows[room:])
+    return states
+
+
+def _behind(room: int, state: torch.Tensor) -> torch.Tensor:
+    """A copy of a state `[room + n, d]` with room in front."""
+    rows = state.new_empty((room + len(state), state.shape[1]))
+    rows[room:] = state
+    return rows
 
 
 def _input_rows(
@@ -93,6 +141,7 @@ def _vectors(
 ) -> torch.Tensor:
     """Readout and towers on the device, at most so many nodes at once; the vectors go where the states are."""
     out = states[0].new_empty((len(own.nodes), model.out_dim))
+    most_rows = min(most_rows, _READOUT_ROWS) if on_host(out) and device == out.device else most_rows
     for start in range(0, len(own.nodes), most_rows):
         part = slice(start, min(start + most_rows, len(own.nodes)))
         rows = model.encoder.readout([move(state[part], device) for state in states])

@@ -11,13 +11,16 @@ import torch
 import torch.nn.functional as F
 
 from distgnn.distributed.process_group import WorkerGroup
+from distgnn.nn.batch import BlockTensors
 from distgnn.nn.encoders import GraphSAGE
 from distgnn.nn.towers import MLPTower
-from distgnn.sampler.full import chunks_by_edges
+from distgnn.sampler.full import chunks_by_edges, rotated_block
+from distgnn.training import inference
 from distgnn.training.inference import ModelScorer, infer, infer_sampled
 from distgnn.training.product_ranking import InnerProducts
 from distgnn.training.trainer import PhaseTrainer
 from tests.small_training import adjacency, small_config, small_features, small_graph, small_trainer
+from tests.unit.graphs import partitioned, random_edges
 
 GRAPH = small_graph(1)
 BOUNDS = np.array([0, GRAPH.n_nodes])
@@ -97,13 +100,42 @@ def test_graphsage_and_towers_are_the_dense_formula(tmp_path: Path, group: Worke
 
 
 @pytest.mark.parametrize("encoder", ["lightgcn", "gcn", "graphsage", "torch_geometric.nn.SAGEConv"])
-def test_any_memory_gives_the_same(tmp_path: Path, group: WorkerGroup, encoder: str) -> None:
+def test_any_memory_gives_the_same(
+    tmp_path: Path, group: WorkerGroup, encoder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where one worker has everything, and where rows are fetched."""
     made = trainer(tmp_path, group, f"model.encoder={encoder}")
     whole = vectors(made, 1 << 30)
     width = made.embedding.weight.shape[1] * 8
+    sizes: list[int] = []
+    layer = made.model.encoder.layer
+
+    def watched(index: int, block: BlockTensors, x: torch.Tensor, step_key: int) -> torch.Tensor:
+        sizes.append(block.n_dst)
+        return layer(index, block, x, step_key)
+
+    monkeypatch.setattr(made.model.encoder, "layer", watched)
     for memory in (1, 40 * width, 400 * width):
-        assert len(chunks_by_edges(made.own.degree, max(1, memory // (4 * width)))) > 1
+        sizes.clear()
         torch.testing.assert_close(vectors(made, memory), whole, rtol=1e-12, atol=1e-14)
+        assert len(sizes) > 2 and sum(sizes) == 2 * GRAPH.n_nodes
+    monkeypatch.setattr(inference, "on_host", lambda tensor: False)
+    for memory in (1, 40 * width, 400 * width, 1 << 30):
+        sizes.clear()
+        torch.testing.assert_close(vectors(made, memory), whole, rtol=1e-12, atol=1e-14)
+        assert len(sizes) == 2 * len(chunks_by_edges(made.own.degree, max(1, memory // (4 * width))))
+
+
+@pytest.mark.parametrize("n_parts", [1, 4])
+def test_a_rotated_block_has_every_neighbour(n_parts: int) -> None:
+    graph, _ = partitioned(*random_edges(0, 30, 20, 90), 30, 20, n_parts)
+    for start, stop in ((0, 50), (0, 0), (3, 41), (20, 21), (49, 50)):
+        block = rotated_block(graph, start, stop)
+        n = stop - start
+        assert (block.n_dst, block.n_src) == (n, n + 50)
+        assert block.degree.tolist() == [len(graph.row(v)) for v in [*range(start, stop), *range(50)]]
+        rows = np.split(block.indices, block.indptr[1:-1]) if n else []
+        assert [(row - n).tolist() for row in rows] == [graph.row(v).tolist() for v in range(start, stop)]
 
 
 @pytest.mark.parametrize("encoder", ["lightgcn", "gcn", "graphsage"])
