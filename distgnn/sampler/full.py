@@ -54,15 +54,17 @@ class FullNeighborhood:
         return Block(len(nodes), n_src, indptr, indices, graph.degree(sources)), sources
 
 
-def rotated_block(graph: Topology, start: int, stop: int) -> Block:
+def rotated_block(graph: Topology, degree: np.ndarray, start: int, stop: int) -> Block:
     """Nodes start .. stop with all neighbours, not relabelled: the sources are these nodes, then all of the graph's.
 
     Where one worker holds every row of a layer, this spares relabelling and a copy of the rows.
+
+    Args:
+        degree: of all nodes, int64 `[N]`.
     """
     n = stop - start
     indptr, neighbors = graph.consecutive_rows(start, stop)
     indices = np.add(neighbors, n, dtype=np.int32, casting="same_kind")
-    degree = graph.degree(np.arange(graph.n_nodes))
     return Block(n, n + graph.n_nodes, indptr, indices, np.concatenate([degree[start:stop], degree]))
 
 

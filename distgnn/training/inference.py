@@ -23,8 +23,8 @@ from distgnn.training.product_ranking import InnerProducts
 from distgnn.types import USER, UserError
 
 _EDGE_BYTES = 24
-_LAYER_ROWS = 8  # of a destination: rows that a layer has at once, the states' own aside
-_READOUT_ROWS = 1 << 14  # at once: what is made of them on the way stays in the cache
+_MADE_ROWS = 8  # that a layer makes of a destination at most, the states' own aside
+_ROWS = 1 << 14  # of destinations at once: what is made of them by the way stays in the cache
 
 SAMPLED_INFERENCE_STEP = 1 << 62  # a step number that training never reaches
 
@@ -88,17 +88,19 @@ def _layers_of_all(
     """
     n, dtype = len(own.nodes), start.dtype
     width = start.shape[1] * start.element_size()
-    # An edge's index and the copy that it was made of; a destination's row in what a layer makes of it by the way.
+    # An edge's index and the copies that it was made of.
     per_edge = 4 * width if model.encoder.row_per_edge else _EDGE_BYTES
-    chunks = chunks_by_edges(per_edge * own.degree + _LAYER_ROWS * width, memory_bytes)
+    # Small chunks stay in the cache, but each passes over all nodes' degrees.
+    per_row = max(_MADE_ROWS * width, memory_bytes // max(_ROWS, n // 16))
+    chunks = chunks_by_edges(per_edge * own.degree + per_row, memory_bytes)
     room = max((last - first for first, last in chunks), default=0)
     keys = np.zeros(room + n, np.int64)  # dropout is off
     rows = _behind(room, start)
-    states = [rows[room:]]
+    states = [start]
     for index in range(model.encoder.n_layers):
         following = rows.new_empty(0)
         for first, last in chunks:
-            block = rotated_block(topology, first, last)
+            block = rotated_block(topology, own.degree, first, last)
             tensors = block_tensors([block], keys, start.device, dtype)[0]
             sources = rows[room - block.n_dst :]
             sources[: block.n_dst] = states[-1][first:last]
@@ -141,7 +143,7 @@ def _vectors(
 ) -> torch.Tensor:
     """Readout and towers on the device, at most so many nodes at once; the vectors go where the states are."""
     out = states[0].new_empty((len(own.nodes), model.out_dim))
-    most_rows = min(most_rows, _READOUT_ROWS) if on_host(out) and device == out.device else most_rows
+    most_rows = min(most_rows, _ROWS) if on_host(out) and device == out.device else most_rows
     for start in range(0, len(own.nodes), most_rows):
         part = slice(start, min(start + most_rows, len(own.nodes)))
         rows = model.encoder.readout([move(state[part], device) for state in states])
