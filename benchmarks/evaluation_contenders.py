@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -157,10 +158,14 @@ def inference_of_torch(graph: Graph, scatter: bool) -> Callable[..., float]:
     start = torch.from_numpy(rng.standard_normal((graph.n_nodes, DIM), np.float32))
     linear = [torch.nn.Linear(DIM, DIM) for _ in range(4)]
     size = (graph.n_nodes, graph.n_nodes)
+    warnings.filterwarnings("ignore", "Sparse")
+    offsets = torch.from_numpy(graph.indptr)
+    matrices = {name: torch.sparse_csr_tensor(offsets, source, weight, size) for name, weight in scale.items()}
 
-    def propagate(weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    def propagate(encoder: str, x: torch.Tensor) -> torch.Tensor:
         if not scatter:
-            return torch.sparse.mm(torch.sparse_csr_tensor(torch.from_numpy(graph.indptr), source, weight, size), x)
+            return torch.sparse.mm(matrices[encoder], x)
+        weight = scale[encoder]
         out = torch.zeros_like(x)
         for first in range(0, len(source), EDGES_AT_ONCE):
             part = slice(first, first + EDGES_AT_ONCE)
@@ -173,7 +178,7 @@ def inference_of_torch(graph: Graph, scatter: bool) -> Callable[..., float]:
         x = start
         states = [x]
         for layer in range(2):
-            summed = propagate(scale[encoder], x)
+            summed = propagate(encoder, x)
             if encoder == "graphsage":
                 summed = linear[2 * layer](x) + linear[2 * layer + 1](summed)
                 summed = torch.nn.functional.gelu(summed) if layer == 0 else summed

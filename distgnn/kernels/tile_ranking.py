@@ -302,8 +302,8 @@ def bracket_first_targets(user_vectors, item_vectors, row_start, columns, low, h
         low, high: of the vectors' dtype, `[c]`, written; inf where a user has no target.
     """
     d = user_vectors.shape[1]
-    # An error of d roundings of the sum of magnitudes, and as much for this sum and its conversion.
-    share = 4.0 * d * np.finfo(user_vectors.dtype).eps
+    # d roundings by half a last place of the sum of magnitudes at most (Higham 2002, section 3.1), and the bounds' own.
+    share = (0.5 * d + 1.0) * np.finfo(user_vectors.dtype).eps
     for r in range(low.shape[0]):
         lowest = -np.inf
         highest = -np.inf

@@ -20,7 +20,7 @@ from distgnn.kernels.lanes import LANES
 
 _CHUNK_USERS = 256  # a matrix product of fewer rows is slower; its tile must stay in the second-level cache
 _TILE_ITEMS = 512
-_NEAR = 16  # scores that a bracket of rounding errors holds at most; more are left to a second pass
+_NEAR = 32  # scores that a bracket of rounding errors holds at most; more are left to a second pass
 
 Columns = tuple[np.ndarray, np.ndarray]  # int64 [c + 1] offsets into int32 columns of a block, ascending within a row
 
