@@ -15,15 +15,19 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numba import njit
 
 from distgnn import storage
 from distgnn.config import load_config
 from distgnn.graph import Topology
+from distgnn.kernels.rng import bounded, hash2
 from distgnn.partition.dataset import PreparedDataset
 from distgnn.partition.prepare import open_or_prepare
+from distgnn.timed_rows import TimedRows
 
 SEED = 0
 HELD_OUT = 2_000
+YEAR = 365 * 24 * 3600
 
 
 @dataclass(frozen=True)
@@ -113,3 +117,29 @@ def csc_of(name: str) -> Path:
         np.save(folder / "indices.npy", indices)
         np.save(folder / "n_users.npy", n_users)  # last: it says that the others are there
     return folder
+
+
+def dated_topology(name: str) -> Topology:
+    """The training graph of `csc_of`, every edge with a timestamp: seconds of a year, uniform, a hash of the edge."""
+    folder = csc_of(name)
+    indptr, indices = np.load(folder / "indptr.npy"), np.load(folder / "indices.npy")
+    n_users, n_nodes = int(np.load(folder / "n_users.npy")), len(indptr) - 1
+    time = np.empty(len(indices), np.int64)
+    _hash_times(indptr, indices, time)
+    stable = np.concatenate([np.arange(n_users), np.arange(n_nodes - n_users)]).astype(np.int32)
+    return Topology(
+        np.array([[0, n_users, n_nodes]]),
+        stable,
+        np.arange(n_nodes, dtype=np.int32),
+        [(indptr, indices)],
+        indptr[: n_users + 1].copy(),
+        times=[TimedRows.of(indptr, indices, time)],
+    )
+
+
+@njit(nogil=True, cache=True)
+def _hash_times(indptr, indices, time):
+    for i in range(len(indptr) - 1):
+        for e in range(indptr[i], indptr[i + 1]):
+            user, item = min(i, indices[e]), max(i, indices[e])
+            time[e] = np.int64(bounded(hash2(np.uint64(user), np.uint64(item)), np.uint64(YEAR)))

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from distgnn.kernels.nodes import describe_nodes
-from distgnn.kernels.temporal_sampling import order_by_time
+from distgnn.timed_rows import TimedRows
 from distgnn.types import USER
 
 
@@ -28,8 +28,7 @@ class Topology:
         user_offsets: int64 `[n_users + 1]`, cumulative degrees of the users in stable order: edge id e belongs to the
             user whose range holds it.
         degrees: integer `[N]`, of all nodes; needed where a partition is not held.
-        times: for time-respecting sampling, timestamp int64 `[e_p]` and time_order integer `[e_p]` (the positions of
-            each row by (timestamp, position)) of every partition that is held.
+        times: for time-respecting sampling, the rows of every partition that is held, by time.
     """
 
     def __init__(
@@ -40,7 +39,7 @@ class Topology:
         parts: Sequence[tuple[np.ndarray, np.ndarray] | None],
         user_offsets: np.ndarray,
         degrees: np.ndarray | None = None,
-        times: Sequence[tuple[np.ndarray, np.ndarray] | None] | None = None,
+        times: Sequence[TimedRows | None] | None = None,
     ) -> None:
         self.offsets = np.ascontiguousarray(offsets, dtype=np.int64)
         self.stable_id = stable_id
@@ -75,28 +74,24 @@ class Topology:
                 self.facts[start:end, 1] = np.diff(indptr)
         else:
             self.facts[:, 1] = degrees
-        self._timestamp: list[np.ndarray] = []
-        self._time_order: list[np.ndarray] = []
+        self._times: list[TimedRows | None] = []
         self.has_times = times is not None
         if times is not None:
             self._map_times(times)
 
-    def _map_times(self, times: Sequence[tuple[np.ndarray, np.ndarray] | None]) -> None:
-        assert [p for p, pair in enumerate(times) if pair is not None] == self.held
-        dtype = next(pair[1].dtype for pair in times if pair is not None)
-        pairs = [pair or (np.empty(0, np.int64), np.empty(0, dtype)) for pair in times]
-        self._timestamp = [np.asarray(timestamp).view(np.ndarray) for timestamp, _ in pairs]
-        self._time_order = [np.asarray(order).view(np.ndarray) for _, order in pairs]
-        for indices, *arrays in zip(self._indices, self._timestamp, self._time_order, strict=True):
-            for array, wanted in zip(arrays, (np.dtype(np.int64), dtype), strict=True):
-                assert array.dtype == wanted and array.flags.c_contiguous and len(array) == len(indices)
+    def _map_times(self, times: Sequence[TimedRows | None]) -> None:
+        assert [p for p, rows in enumerate(times) if rows is not None] == self.held
+        dtype = next(rows.time.dtype for rows in times if rows is not None)
+        addresses = np.zeros((5, len(times)), np.int64)
+        for p, rows in enumerate(times):
+            mapped = None if rows is None else rows.as_plain_arrays()
+            self._times.append(mapped)
+            if mapped is not None:
+                mapped.check(self._indices[p], dtype)
+                addresses[:, p] = mapped.addresses()
         # What every kernel that reads times takes after `csc`, in this order.
-        self.times = (
-            np.array([a.ctypes.data for a in self._timestamp], np.int64),
-            np.array([a.ctypes.data for a in self._time_order], np.int64),
-            np.empty(0, np.int64),
-            np.empty(0, dtype),
-        )
+        limits = np.iinfo(dtype)
+        self.times = (*addresses, np.array([limits.min, limits.max], dtype))
 
     @classmethod
     def from_edges(
@@ -121,9 +116,7 @@ class Topology:
         times = None
         if timestamp is not None:
             time = np.asarray(timestamp, np.int64)[np.concatenate([by_user, by_item])]
-            order = np.empty(len(time), dtype)
-            order_by_time(indptr, time, order)
-            times = [(time, order)]
+            times = [TimedRows.of(indptr, indices, time)]
         return cls(
             np.array([[0, n_users, n_nodes]]),
             stable,
@@ -137,6 +130,11 @@ class Topology:
         """(indptr, indices) of one partition."""
         assert part in self.held, f"partition {part} is not held here"
         return self._indptr[part], self._indices[part]
+
+    @property
+    def holds_all(self) -> bool:
+        """Whether the rows of all nodes are held."""
+        return len(self.held) == self.n_parts
 
     def holds(self, nodes: np.ndarray) -> np.ndarray:
         """Whether the rows of nodes int64 `[n]` are held, bool `[n]`."""
@@ -166,8 +164,20 @@ class Topology:
         part = int(np.searchsorted(self.offsets[:, 0], node, side="right")) - 1
         row = node - self.offsets[part, 0]
         indptr, _ = self.part_arrays(part)
+        rows = self._times[part]
+        assert rows is not None
         span = slice(indptr[row], indptr[row + 1])
-        return self._timestamp[part][span], self._time_order[part][span]
+        place = rows.place[span]
+        return rows.time[span][place].astype(np.int64), np.argsort(place)
+
+    def row_by_time(self, node: int) -> np.ndarray:
+        """Neighbours' node ids of one node by time, integer `[degree]`."""
+        part = int(np.searchsorted(self.offsets[:, 0], node, side="right")) - 1
+        rows = self._times[part]
+        assert rows is not None
+        indptr, _ = self.part_arrays(part)
+        row = node - self.offsets[part, 0]
+        return rows.neighbor[indptr[row] : indptr[row + 1]]
 
     def describe(self, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Type uint8, stable id int64 and degree int64 of nodes int64 `[n]`."""
@@ -197,7 +207,8 @@ class Topology:
 
     def nbytes(self) -> int:
         """Bytes of the rows that are held, for memory statements."""
-        return sum(a.nbytes for a in self._indptr + self._indices + self._timestamp + self._time_order)
+        timed = sum(rows.nbytes for rows in self._times if rows is not None)
+        return timed + sum(a.nbytes for a in self._indptr + self._indices)
 
     def validate(self) -> None:
         """Assert the invariants: contiguous ranges, inverse id maps, rows ordered by stable id, symmetric edges.
@@ -220,6 +231,7 @@ class Topology:
             if self.has_times:
                 time, order = self.row_times(node)
                 assert (order == np.lexsort((np.arange(len(row)), time))).all()
+                assert (self.row_by_time(node) == row[order]).all()
             pairs = np.stack([np.full(len(row), node), row, time])
             (forward if node_type[node] == USER else backward).append(pairs)
         ahead = np.concatenate(forward, axis=1)

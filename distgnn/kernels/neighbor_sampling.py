@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from distgnn.kernels.address import AHEAD, array_at, part_of, prefetch, row_bounds
+from distgnn.kernels.address import AHEAD, array_at, part_of, prefetch
 from distgnn.kernels.rng import bounded, combine, draw
 
 CHUNK_EDGES = 4096  # addresses of a chunk of rows: with the rows themselves within the second cache level
@@ -237,15 +237,3 @@ def position_in_row(row, stable_id, wanted):
     if low < row.shape[0] and stable_id[row[low]] == wanted:
         return low
     return -1
-
-
-@njit(nogil=True, cache=True)
-def target_positions(
-    user, item, offsets, indptr_address, indices_address, like_indptr, like_indices, stable_id, position
-):
-    """Position of each user in its item's row, int64 `[B]` (-1 where the edge is not in the graph)."""
-    for i in range(item.shape[0]):
-        part = part_of(item[i], offsets)
-        begin, end = row_bounds(item[i], part, offsets, indptr_address, like_indptr)
-        row = array_at(indices_address[part] + begin * like_indices.itemsize, end - begin, like_indices)
-        position[i] = position_in_row(row, stable_id, stable_id[user[i]])

@@ -9,7 +9,9 @@ import numpy as np
 from numba import njit
 
 from distgnn.kernels.address import AHEAD, prefetch
-from distgnn.kernels.rng import hash2
+from distgnn.kernels.rng import GOLDEN, mix64
+
+CHUNK = 256  # entries whose slots are on their way before the first of them is read
 
 
 @njit(nogil=True, cache=True)
@@ -46,35 +48,60 @@ def append_distinct(candidates, slot, epoch, nodes, n_nodes, index):
 
 
 @njit(nogil=True, cache=True)
-def append_distinct_entries(candidates, candidate_cutoff, table, epoch, nodes, cutoff, n_entries, index):
+def append_distinct_entries(candidates, indptr, run_cutoff, table, epoch, nodes, cutoff, n_entries, index):
     """As `append_distinct`, for distinct (node, cut-off).
 
     Args:
-        candidates: integer `[c]` node ids; -1 (no node) gets local id -1. candidate_cutoff: int64 `[c]`.
-        table: int32 `[power of two >= 2 * (n_entries + c), 2]` of (stamp, local id); a slot is taken where its stamp is
-            the epoch.
+        candidates: integer `[c]` node ids; -1 (no node) gets local id -1.
+        indptr: int64 `[r + 1]`, of runs of candidates with one cut-off. run_cutoff: int64 `[r]`.
+        table: int64 `[power of two >= 2 * (n_entries + c)]` scratch, slots as those of `append_distinct`.
         nodes, cutoff: int64, room for n_entries + c. index: integer `[c]`, written.
 
     Returns:
         The new number of entries.
     """
-    mask = table.shape[0] - 1
-    for i in range(candidates.shape[0]):
-        node = np.int64(candidates[i])
-        if node < 0:
-            index[i] = -1
-            continue
-        slot = np.int64(hash2(np.uint64(node), np.uint64(candidate_cutoff[i])) & np.uint64(mask))
-        while table[slot, 0] == epoch:
-            entry = table[slot, 1]
-            if nodes[entry] == node and cutoff[entry] == candidate_cutoff[i]:
-                break
-            slot = (slot + 1) & mask
-        if table[slot, 0] != epoch:
-            table[slot, 0] = epoch
-            table[slot, 1] = n_entries
-            nodes[n_entries] = node
-            cutoff[n_entries] = candidate_cutoff[i]
-            n_entries += 1
-        index[i] = table[slot, 1]
+    mask = np.int64(table.shape[0] - 1)
+    shift = np.uint64(64)
+    while (np.int64(1) << np.int64(np.uint64(64) - shift)) < table.shape[0]:
+        shift -= np.uint64(1)
+    address = table.ctypes.data
+    stamp = np.int64(epoch) << 32
+    home = np.empty(CHUNK, np.int64)
+    hashed_run = np.int64(-1)
+    run = np.int64(0)
+    time_hash = np.uint64(0)
+    for start in range(0, candidates.shape[0], CHUNK):
+        stop = min(start + CHUNK, candidates.shape[0])
+        for i in range(start, stop):
+            if hashed_run < 0 or indptr[hashed_run + 1] <= i:
+                hashed_run = max(hashed_run, np.int64(0))
+                while indptr[hashed_run + 1] <= i:
+                    hashed_run += 1
+                time_hash = mix64(np.uint64(run_cutoff[hashed_run]))
+            slot = np.int64(((time_hash + np.uint64(candidates[i])) * GOLDEN) >> shift)
+            home[i - start] = slot
+            prefetch(address + slot * 8)
+        for i in range(start, stop):
+            while indptr[run + 1] <= i:
+                run += 1
+            node = np.int64(candidates[i])
+            if node < 0:
+                index[i] = -1
+                continue
+            time = run_cutoff[run]
+            slot = home[i - start]
+            found = table[slot]
+            while found >> 32 == epoch:
+                entry = found & 0xFFFFFFFF
+                if nodes[entry] == node and cutoff[entry] == time:
+                    break
+                slot = (slot + 1) & mask
+                found = table[slot]
+            if found >> 32 != epoch:
+                found = stamp | n_entries
+                table[slot] = found
+                nodes[n_entries] = node
+                cutoff[n_entries] = time
+                n_entries += 1
+            index[i] = found & 0xFFFFFFFF
     return n_entries

@@ -26,6 +26,7 @@ from distgnn.partition.dataset_files import (
     partitioning_name,
     user_offsets_file,
 )
+from distgnn.timed_rows import TIMED_ARRAYS, TimedRows
 from distgnn.types import UserError
 
 _BUFFER_ROWS = 1 << 20
@@ -166,26 +167,26 @@ class PreparedDataset:
         Args:
             held: the partitions whose files are opened (of a remote dataset: fetched); None: all. Degrees of all nodes
                 are then kept in memory, 4 bytes each.
-            times: with the timestamps and their order, for time-respecting sampling.
+            times: with the rows by time, for time-respecting sampling.
 
         Raises:
-            UserError: no such partitioning; no timestamps, or prepared before their order was written.
+            UserError: no such partitioning; no timestamps, or prepared before rows were written by time.
         """
         assert phase in PHASES
         name = self.partitioning(method, parts)
         book = self.book(method, parts)
         user_offsets = self.array(user_offsets_file(name, phase))
         if times:
-            self._require_times(part_file(name, phase, 0, "time_order"))
+            self._require_times(part_file(name, phase, 0, TIMED_ARRAYS["place"]))
 
-        def pair(part: int, *arrays: str) -> tuple[np.ndarray, np.ndarray] | None:
-            if held is not None and part not in held:
-                return None
-            first, second = (self.array(part_file(name, phase, part, array)) for array in arrays)
-            return first, second
+        def array_of(part: int, array: str) -> np.ndarray:
+            return self.array(part_file(name, phase, part, array))
 
-        rows = [pair(p, "indptr", "indices") for p in range(parts)]
-        dated = [pair(p, "timestamp", "time_order") for p in range(parts)] if times else None
+        kept = [p if held is None or p in held else None for p in range(parts)]
+        rows = [None if p is None else (array_of(p, "indptr"), array_of(p, "indices")) for p in kept]
+        dated = None
+        if times:
+            dated = [None if p is None else TimedRows(*(array_of(p, a) for a in TIMED_ARRAYS.values())) for p in kept]
         degrees = None if None not in rows else self._degrees_by_node(book, phase, user_offsets)
         return Topology(book.offsets, book.stable_id, book.node_id, rows, user_offsets, degrees, dated)
 
@@ -197,14 +198,14 @@ class PreparedDataset:
             )
         if file not in self.manifest["files"]:
             raise UserError(
-                f"{self.path}: prepared before time-respecting sampling ({file} is missing); prepare it again, or set"
+                f"{self.path}: prepared before rows were written by time ({file} is missing); prepare it again, or set"
                 f" sampler.time_respecting = false"
             )
 
     def topology_bytes(self, phase: str, method: str, parts: int, times: bool = False) -> int:
         """Bytes of the rows of all partitions, as `topology` maps them."""
         name = self.partitioning(method, parts)
-        arrays = ("indptr", "indices", *(("timestamp", "time_order") if times else ()))
+        arrays = ("indptr", "indices", *(TIMED_ARRAYS.values() if times else ()))
         files = [part_file(name, phase, p, array) for p in range(parts) for array in arrays]
         return sum(int(self.manifest["files"][file]["bytes"]) for file in files if file in self.manifest["files"])
 

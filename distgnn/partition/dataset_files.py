@@ -6,7 +6,7 @@ DATASET/edges/{train,valid,test}.parquet  user, item[, timestamp][, weight]; tra
 DATASET/features/{users,items}.npy        where the dataset has features
 DATASET/partitions/METHOD-P/              offsets.npy stable_id.npy node_id.npy
 DATASET/partitions/METHOD-P/{fit,full}/   user_offsets.npy
-                                          part-0000/{indptr,indices[,timestamp,time_order][,weight]}.npy
+                                          part-0000/{indptr,indices[,time,time_fence,time_neighbor,time_place][,weight]}.npy
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 from distgnn import storage
 from distgnn.partition.book import PartitionBook
 from distgnn.partition.stable_graph import PartRows
+from distgnn.timed_rows import TIMED_ARRAYS
 
 FORMAT = "distgnn-dataset"
 FORMAT_VERSION = 1
@@ -157,8 +158,10 @@ class DatasetWriter:
 
     def part(self, partitioning: str, phase: str, part: int, rows: PartRows) -> None:
         """Write the rows of one partition."""
-        for name in ("indptr", "indices", "timestamp", "time_order", "weight"):
-            array = getattr(rows, name)
+        arrays = {name: getattr(rows, name) for name in ("indptr", "indices", "weight")}
+        if rows.times is not None:
+            arrays |= {file: getattr(rows.times, name) for name, file in TIMED_ARRAYS.items()}
+        for name, array in arrays.items():
             if array is not None:
                 self.array(part_file(partitioning, phase, part, name), array)
 

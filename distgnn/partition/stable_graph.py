@@ -8,8 +8,8 @@ import numpy as np
 
 from distgnn.data.interactions import Interactions, group_order
 from distgnn.kernels.edges import gather_rows
-from distgnn.kernels.temporal_sampling import order_by_time
 from distgnn.partition.book import PartitionBook
+from distgnn.timed_rows import TimedRows, time_dtype
 
 
 @dataclass(frozen=True)
@@ -19,16 +19,13 @@ class PartRows:
     Attributes:
         indptr: int64 `[n + 1]`.
         indices: node ids, int32 or int64 `[e]`, ordered within a row by the neighbour's stable id.
-        timestamp: int64 `[e]`, or None.
-        time_order: positions of each row by (timestamp, position), int32 or int64 `[e]` as `indices`; None with
-            `timestamp`.
+        times: the rows by time, or None where edges have no timestamps.
         weight: float32 `[e]`, or None.
     """
 
     indptr: np.ndarray
     indices: np.ndarray
-    timestamp: np.ndarray | None
-    time_order: np.ndarray | None
+    times: TimedRows | None
     weight: np.ndarray | None
 
 
@@ -93,11 +90,9 @@ class StableGraph:
             indices,
             edge,
         )
-        timestamp = None if edges.timestamp is None else edges.timestamp[edge]
         weight = None if edges.weight is None else edges.weight[edge]
+        if edges.timestamp is None:
+            return PartRows(indptr, indices, None, weight)
+        timestamp = edges.timestamp[edge]
         del edge  # as large as the timestamps
-        time_order = None
-        if timestamp is not None:
-            time_order = np.empty_like(indices)
-            order_by_time(indptr, timestamp, time_order)
-        return PartRows(indptr, indices, timestamp, time_order, weight)
+        return PartRows(indptr, indices, TimedRows.of(indptr, indices, timestamp, time_dtype(edges.timestamp)), weight)

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
+from distgnn.kernels.nodes import describe_nodes
 from distgnn.kernels.relabel import append_distinct, append_distinct_entries
 from distgnn.sampler.store import Exclusion, TopologyStore
 
@@ -22,7 +23,8 @@ class Scratch:
         self.epoch = 0
         self.excluded_row = np.full(n_nodes, -1, np.int32)
         self.column_head = np.full(n_nodes, -1, np.int32)
-        self.entries = np.zeros((2, 2), np.int32)
+        self.entries = np.zeros(2, np.int64)
+        self.entry_nodes, self.entry_cutoff = np.empty((2, 0), np.int64)
 
     def next_epoch(self) -> int:
         """A stamp that no earlier minibatch has left."""
@@ -40,6 +42,27 @@ class Scratch:
             grown[: len(self.nodes)] = self.nodes
             self.nodes = grown
         return self.nodes
+
+    def reserve_entries(self, n: int, kept: int, epoch: int) -> None:
+        """Room for n entries of the minibatch, the first ones kept; a larger table takes up what they had."""
+        if len(self.entry_nodes) < n:
+            grown = np.empty((2, max(n, 2 * len(self.entry_nodes))), np.int64)
+            grown[:, :kept] = self.entry_nodes[:kept], self.entry_cutoff[:kept]
+            self.entry_nodes, self.entry_cutoff = grown
+        if len(self.entries) < 2 * n:
+            self.entries = np.zeros(1 << (2 * n - 1).bit_length(), np.int64)
+            again, cutoffs = np.empty((2, kept), np.int64)
+            append_distinct_entries(
+                self.entry_nodes[:kept],
+                np.arange(kept + 1),
+                self.entry_cutoff[:kept],
+                self.entries,
+                epoch,
+                again,
+                cutoffs,
+                0,
+                np.empty(kept, np.int32),
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,51 +155,52 @@ class EntryFrontier:
     def __init__(self, store: TopologyStore, scratch: Scratch) -> None:
         self.store, self.scratch = store, scratch
         self.epoch = scratch.next_epoch()
-        self.nodes = np.empty(0, np.int64)
-        self.cutoff = np.empty(0, np.int64)
+        self.n = 0
         self.degree = np.empty(0, np.int64)  # of the entries that neighbours were drawn for
 
     def __len__(self) -> int:
-        return len(self.nodes)
+        return self.n
 
     def add(self, nodes: np.ndarray, cutoff: np.ndarray | None, index: np.ndarray) -> None:
         """See `Frontier`."""
         assert cutoff is not None
-        scratch, n = self.scratch, len(self.nodes)
-        self._reserve(n + len(nodes))
-        room, cutoffs = np.empty((2, n + len(nodes)), np.int64)
-        room[:n], cutoffs[:n] = self.nodes, self.cutoff
-        n = append_distinct_entries(nodes, cutoff, scratch.entries, self.epoch, room, cutoffs, n, index)
-        self.nodes, self.cutoff = room[:n], cutoffs[:n]
+        self._append(nodes, np.arange(len(nodes) + 1), cutoff, index)
 
-    def _reserve(self, n_entries: int) -> None:
-        """Make the table large enough; a larger one takes up what the old one holds of this minibatch."""
-        if len(self.scratch.entries) >= 2 * n_entries:
-            return
-        table = self.scratch.entries = np.zeros((1 << (2 * n_entries - 1).bit_length(), 2), np.int32)
-        n = len(self.nodes)
-        again, cutoffs = np.empty((2, n), np.int64)
-        index = np.empty(n, np.int32)
-        append_distinct_entries(self.nodes, self.cutoff, table, self.epoch, again, cutoffs, 0, index)
+    def _append(self, nodes: np.ndarray, indptr: np.ndarray, cutoff: np.ndarray, index: np.ndarray) -> None:
+        scratch = self.scratch
+        scratch.reserve_entries(self.n + len(nodes), self.n, self.epoch)
+        room = (scratch.entry_nodes, scratch.entry_cutoff)
+        self.n = append_distinct_entries(nodes, indptr, cutoff, scratch.entries, self.epoch, *room, self.n, index)
 
     def draw(
         self, step: int, first: int, fanout: int, hop_key: np.uint64, exclusion: Exclusion
     ) -> tuple[np.ndarray, np.ndarray]:
         """See `Frontier`."""
-        cutoff = self.cutoff[first:]
-        indptr, neighbors, degree = self.store.draw_until(step, self.nodes[first:], cutoff, fanout, hop_key, exclusion)
+        nodes, cutoff = self._entries(first)
+        indptr, neighbors, degree = self.store.draw_until(step, nodes, cutoff, fanout, hop_key, exclusion)
         self.degree = np.concatenate([self.degree[:first], degree])
         indices = np.empty(len(neighbors), np.int32)
-        self.add(neighbors, np.repeat(cutoff, np.diff(indptr)), indices)
+        self._append(neighbors, indptr, cutoff, indices)
         return indptr, indices
+
+    def _entries(self, first: int) -> tuple[np.ndarray, np.ndarray]:
+        """Nodes and cut-offs from an entry on; they stay where they are when more are appended."""
+        return self.scratch.entry_nodes[first : self.n], self.scratch.entry_cutoff[first : self.n]
 
     def finish(self, step: int, exclusion: Exclusion) -> Reached:
         """See `Frontier`; degrees count the edges up to the cut-off that are not excluded."""
-        n, scratch = len(self.degree), self.scratch
-        last = self.store.degree_until(step, self.nodes[n:], self.cutoff[n:], exclusion)
-        node_type, stable, _ = self.store.topology.describe(self.nodes)
-        distinct = np.empty(min(len(self.nodes), len(scratch.slot)), np.int64)
-        entry_row = np.empty(len(self.nodes), np.int64)
-        n_nodes = append_distinct(self.nodes, scratch.slot, self.epoch, distinct, 0, entry_row)
-        degree = np.concatenate([self.degree, last])
-        return Reached(distinct[:n_nodes], node_type, stable, degree, entry_row, self.cutoff)
+        scratch = self.scratch
+        nodes, kept_cutoff = self._entries(0)
+        # One allocation, which is then large enough for the kernel's large pages: page by page, the first touch of a
+        # minibatch's arrays would cost as much as drawing them.
+        stable, degree, entry_row, cutoff, full_degree = np.empty((5, self.n), np.int64)
+        node_type = np.empty(self.n, np.uint8)
+        n_drawn = len(self.degree)
+        degree[:n_drawn] = self.degree
+        degree[n_drawn:] = self.store.degree_until(step, *self._entries(n_drawn), exclusion)
+        topology = self.store.topology
+        describe_nodes(nodes, topology.offsets, topology.facts, node_type, stable, full_degree)
+        cutoff[:] = kept_cutoff
+        distinct = scratch.reserve(min(self.n, len(scratch.slot)))
+        n_nodes = append_distinct(nodes, scratch.slot, self.epoch, distinct, 0, entry_row)
+        return Reached(distinct[:n_nodes].copy(), node_type, stable, degree, entry_row, cutoff)

@@ -19,11 +19,13 @@ class Exclusion:
         row: int32 `[N]`, row in indptr of an endpoint, else -1.
         indptr: int64. positions: int64, sorted within a row: positions in the endpoint's row, or with cut-offs places
             in its order by time; where a row is not held only their number counts.
+        filter: uint64, rules most other nodes out (see `may_be_endpoint`).
     """
 
     row: np.ndarray
     indptr: np.ndarray
     positions: np.ndarray
+    filter: np.ndarray
 
 
 def draw_held(
@@ -68,6 +70,7 @@ def draw_held_until(
         exclusion.row,
         exclusion.indptr,
         exclusion.positions,
+        exclusion.filter,
         indptr,
         neighbors,
         degree,
@@ -86,6 +89,7 @@ def count_held_until(topology: Topology, nodes: np.ndarray, cutoff: np.ndarray, 
         exclusion.row,
         exclusion.indptr,
         exclusion.positions,
+        exclusion.filter,
         degree,
     )
     return degree

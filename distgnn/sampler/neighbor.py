@@ -10,7 +10,7 @@ import numpy as np
 from distgnn.graph import Topology
 from distgnn.kernels.negative_sampling import known_columns, shared_negatives, uniform_negatives
 from distgnn.kernels.rng import STREAM_DRAW, STREAM_NEGATIVE, STREAM_SHARED_NEGATIVE, combine
-from distgnn.sampler.exclusion import excluded_positions, excluded_ranks
+from distgnn.sampler.exclusion import exclude
 from distgnn.sampler.frontier import NO_CUTOFF, EntryFrontier, Frontier, NodeFrontier, Reached, Scratch
 from distgnn.sampler.held_rows import Exclusion
 from distgnn.sampler.seeds import step_key
@@ -18,6 +18,7 @@ from distgnn.sampler.store import LocalStore, TopologyStore
 from distgnn.types import Block, MiniBatch, SeedEdges, UserError
 
 _NONE = np.empty(0, np.int64)
+_NO_FILTER = np.empty(0, np.uint64)
 
 
 def _add(frontier: Frontier, nodes: np.ndarray, cutoff: np.ndarray | None) -> np.ndarray:
@@ -261,14 +262,15 @@ class NeighborSampler:
     def _exclusion(self, scratch: Scratch, targets: SeedEdges | None) -> tuple[np.ndarray, Exclusion]:
         """Endpoints of the edges to leave out, and these edges; the endpoints are marked in the scratch."""
         if targets is None:
-            return _NONE, Exclusion(scratch.excluded_row, _NONE, _NONE)
-        endpoints, indptr, positions = excluded_positions(
-            self.graph, targets.global_user, targets.global_item, targets.global_user_position
+            return _NONE, Exclusion(scratch.excluded_row, _NONE, _NONE, _NO_FILTER)
+        return exclude(
+            self.graph,
+            scratch.excluded_row,
+            targets.global_user,
+            targets.global_item,
+            targets.global_user_position,
+            self.time_respecting,
         )
-        if self.time_respecting:
-            positions = excluded_ranks(self.graph, endpoints, indptr, positions)
-        scratch.excluded_row[endpoints] = np.arange(len(endpoints))
-        return endpoints, Exclusion(scratch.excluded_row, indptr, positions)
 
     def _drawn(self, blocks: list[Block]) -> int:
         return sum(len(b.indices) for b in (blocks if self.expand == "all" else blocks[-1:]))

@@ -23,7 +23,7 @@ _HOT_COPIES = 5  # a worker's hot gradients, as they arrive, their sum, repeated
 _LOGIT_COPIES = 3  # of a chunk of in-batch logits: scores, the mask by times, what an operation makes
 _PAIR_COPIES = 6  # of DirectAU's matrices of pairs, which are whole
 
-_ENTRY_TABLE = 56  # bytes of an entry while a thread draws: its slots in the table, neighbours, cut-offs, an old copy
+_ENTRY_TABLE = 72  # bytes of an entry while a thread draws: its slots in the table, node and cut-off with room, drawn
 
 
 @dataclass(frozen=True)

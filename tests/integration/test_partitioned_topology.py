@@ -33,7 +33,7 @@ def cut(
     graph = StableGraph.build(Interactions(user, item, time, None), n_users, len(part) - n_users)
     rows = [graph.rows_of(book, p) for p in range(n_parts)]
     pairs = [(r.indptr, r.indices) for r in rows]
-    times = [(r.timestamp, r.time_order) for r in rows]
+    times = [r.times for r in rows]
     ids = (book.offsets, book.stable_id, book.node_id)
     whole = Topology(*ids, pairs, graph.user_offsets, times=None if time is None else times)
     degrees = whole.degree(np.arange(whole.n_nodes)).astype(np.int32)

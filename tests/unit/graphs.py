@@ -32,5 +32,5 @@ def partitioned(
     graph = StableGraph.build(Interactions(user, item, timestamp, None), n_users, n_items)
     rows = [graph.rows_of(book, p) for p in range(n_parts)]
     parts = [(r.indptr, r.indices) for r in rows]
-    times = None if timestamp is None else [(r.timestamp, r.time_order) for r in rows]
+    times = None if timestamp is None else [r.times for r in rows]
     return Topology(book.offsets, book.stable_id, book.node_id, parts, graph.user_offsets, times=times), book

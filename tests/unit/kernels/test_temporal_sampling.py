@@ -8,11 +8,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba import njit
 from scipy import stats
 
 from distgnn.graph import Topology
+from distgnn.kernels.address import count_up_to
 from distgnn.kernels.relabel import append_distinct_entries
-from distgnn.kernels.temporal_sampling import count_rows_until, draw_rows_until, order_by_time, rank_excluded, times_at
+from distgnn.kernels.target_edges import endpoint_filter
+from distgnn.kernels.temporal_sampling import CHUNK, count_rows_until, draw_rows_until, rank_excluded, times_at
+from distgnn.timed_rows import TimedRows, time_dtype
 from tests import naive_sampling as naive
 from tests import naive_temporal
 from tests.unit.kernels.rerun import IS_RERUN, MODES, rerun
@@ -39,6 +43,7 @@ def drawn_positions(
     bounds, ranks = np.array([0, len(excluded)]), np.array(excluded, np.int64)
     rank_excluded(np.zeros(1, np.int64), np.zeros(1, np.int64), bounds, ranks, *graph.csc, *graph.times)
     nodes, cutoff = np.zeros(len(cutoffs), np.int64), np.array(cutoffs, np.int64)
+    marks = endpoint_filter(np.zeros(1 if excluded else 0, np.int64))
     indptr, neighbors = np.zeros(len(nodes) + 1, np.int64), np.empty(len(nodes) * fanout, np.int32)
     degree, counted = np.empty((2, len(nodes)), np.int64)
     draw_rows_until(
@@ -52,11 +57,12 @@ def drawn_positions(
         row,
         bounds,
         ranks,
+        marks,
         indptr,
         neighbors,
         degree,
     )
-    count_rows_until(nodes, cutoff, *graph.csc, *graph.times, row, bounds, ranks, counted)
+    count_rows_until(nodes, cutoff, *graph.csc, *graph.times, row, bounds, ranks, marks, counted)
     assert (degree == counted).all()
     assert (np.diff(indptr) == np.minimum(degree, fanout)).all()
     return [(part - 1).tolist() for part in np.split(neighbors[: indptr[-1]], indptr[1:-1])]
@@ -84,15 +90,78 @@ def test_draws_equal_plain_python(
         assert len(set(drawn)) == len(drawn)
 
 
-@given(st.lists(st.lists(TIMES, max_size=8), max_size=6))
+@given(st.lists(st.lists(TIMES, max_size=40), max_size=6), st.sampled_from([np.int64, np.int32]))
 @settings(max_examples=60, deadline=None)
-def test_rows_are_ordered_by_time_and_position(rows: list[list[int]]) -> None:
+def test_rows_by_time_and_position(rows: list[list[int]], dtype: type) -> None:
+    if dtype is np.int32:
+        rows = [[max(min(t, 9), -9) for t in row] for row in rows]
     indptr = np.cumsum([0, *map(len, rows)])
     time = np.array([t for row in rows for t in row], np.int64)
-    order = np.empty(len(time), np.int32)
-    order_by_time(indptr, time, order)
+    indices = np.arange(len(time), dtype=np.int32) * 3
+    timed = TimedRows.of(indptr, indices, time, dtype)
+    timed.check(indices, np.dtype(dtype))
     for begin, row in zip(indptr, rows, strict=False):
-        assert order[begin : begin + len(row)].tolist() == sorted(range(len(row)), key=lambda p: (row[p], p))
+        span = slice(begin, begin + len(row))
+        order = sorted(range(len(row)), key=lambda p, row=row: (row[p], p))
+        assert timed.time[span].tolist() == [row[p] for p in order]
+        assert timed.neighbor[span].tolist() == [indices[begin + p] for p in order]
+        assert timed.place[span].tolist() == [order.index(p) for p in range(len(row))]
+
+
+def test_a_graph_s_times_are_as_narrow_as_they_fit() -> None:
+    """The least int32 is kept for cut-offs that are earlier than any timestamp."""
+    low, high = np.iinfo(np.int32).min, np.iinfo(np.int32).max
+    for times, dtype in (([low + 1, high], np.int32), ([low], np.int64), ([high + 1], np.int64), ([], np.int32)):
+        assert time_dtype(np.array(times, np.int64)) is dtype
+
+
+def rows_of_degrees(degrees: list[int], span: int, seed: int) -> tuple[Topology, list[np.ndarray]]:
+    """Users of these degrees, and each user's timestamps in order."""
+    rng = np.random.default_rng(seed)
+    times = [np.sort(rng.integers(-span, span, d)) for d in degrees]
+    user = np.repeat(np.arange(len(degrees)), degrees)
+    item = np.concatenate([np.arange(d) for d in degrees])
+    graph = Topology.from_edges(
+        user, item, len(degrees), max(degrees), np.concatenate([rng.permutation(t) for t in times])
+    )
+    return graph, times
+
+
+@pytest.mark.skipif(IS_RERUN, reason="large")
+@pytest.mark.parametrize("span", [3, 1000, 2**40])
+@pytest.mark.parametrize(
+    "degrees",
+    [[0, 1, 2, 15, 16, 17, 31, 32, 33], [255, 1, 256, 257, 240, 16, 512, 3], [5000, 7, 4096, 4112], [70_000, 1]],
+)
+def test_degrees_at_cutoffs_equal_counting(degrees: list[int], span: int) -> None:
+    """Rows that begin and end anywhere between fences; at, before and after their timestamps; more than a chunk."""
+    graph, times = rows_of_degrees(degrees, span, 5)
+    rng = np.random.default_rng(6)
+    nodes = rng.integers(0, len(degrees), 3 * CHUNK + 5)
+    cutoff = np.empty(len(nodes), np.int64)
+    for k, node in enumerate(nodes):
+        some = times[node] if degrees[node] else np.zeros(1, np.int64)
+        any_time = int(some[rng.integers(len(some))])
+        cutoff[k] = (FIRST, LAST, any_time - 1, any_time, any_time + 1, some[0] - 1, some[-1])[k % 7]
+    degree, none = np.empty(len(nodes), np.int64), np.empty(0, np.int64)
+    row = np.full(graph.n_nodes, -1, np.int32)
+    count_rows_until(nodes, cutoff, *graph.csc, *graph.times, row, none, none, endpoint_filter(none), degree)
+    wanted = [np.searchsorted(times[n], c, side="right") for n, c in zip(nodes, cutoff, strict=True)]
+    assert degree.tolist() == wanted
+
+
+@given(st.lists(st.integers(-9, 9), min_size=16, max_size=16), st.integers(-10, 10), st.integers(0, 2**16 - 1))
+@settings(max_examples=60, deadline=None)
+def test_counting_in_a_group(values: list[int], bound: int, window: int) -> None:
+    for dtype in (np.int32, np.int64):
+        array = np.array(values, dtype)
+        wanted = sum(v <= bound for place, v in enumerate(values) if window >> place & 1)
+        assert _counted(array, dtype(bound), window) == wanted
+
+
+@njit
+def _counted(values, bound, window):  # type: ignore[no-untyped-def]
+    return count_up_to(values.ctypes.data, bound, window)
 
 
 def test_times_at_positions() -> None:
@@ -134,7 +203,7 @@ def test_neighbouring_cutoffs_are_independent() -> None:
 @given(st.lists(st.lists(st.tuples(st.integers(-1, 5), TIMES), max_size=12), max_size=4))
 @settings(max_examples=60, deadline=None)
 def test_append_distinct_entries_keeps_the_order_of_appearance(groups: list[list[tuple[int, int]]]) -> None:
-    table = np.zeros((128, 2), np.int32)
+    table = np.zeros(128, np.int64)
     room = sum(map(len, groups))
     for epoch in (1, 2):  # scratch is not cleared between minibatches
         nodes, cutoff = np.empty((2, room), np.int64)
@@ -142,7 +211,9 @@ def test_append_distinct_entries_keeps_the_order_of_appearance(groups: list[list
         for group in groups:
             index = np.empty(len(group), np.int64)
             node, time = np.array(group, np.int64).reshape(-1, 2).T.copy()
-            n = append_distinct_entries(node, time, table, epoch, nodes, cutoff, n, index)
+            runs = [k for k in range(len(group)) if k == 0 or group[k][1] != group[k - 1][1]]
+            starts, run_time = np.array([*runs, len(group)]), time[runs]
+            n = append_distinct_entries(node, starts, run_time, table, epoch, nodes, cutoff, n, index)
             expected += [x for x in dict.fromkeys(group) if x[0] >= 0 and x not in expected]
             assert list(zip(nodes[:n].tolist(), cutoff[:n].tolist(), strict=True)) == expected
             assert index.tolist() == [expected.index(x) if x[0] >= 0 else -1 for x in group]

@@ -55,8 +55,8 @@ FILES = [
     "partitions/metis-2/node_id.npy",
     "partitions/metis-2/fit/user_offsets.npy",
     "partitions/metis-2/full/part-0001/indices.npy",
-    "partitions/metis-2/fit/part-0000/timestamp.npy",
-    "partitions/metis-2/fit/part-0000/time_order.npy",
+    "partitions/metis-2/fit/part-0000/time.npy",
+    "partitions/metis-2/fit/part-0000/time_place.npy",
 ]
 
 
@@ -139,8 +139,10 @@ def test_topologies_with_times(folder: Path) -> None:
     plain, dated = (dataset.topology("full", "metis", 2, times=times) for times in (False, True))
     dated.validate()
     assert not plain.has_times
-    assert dated.nbytes() == plain.nbytes() + 2 * dataset.n_train * (8 + 4)
-    headers = 2 * 4 * 128
+    edges = [len(dated.part_arrays(p)[1]) for p in range(2)]
+    values = sum(2 * e + sum((n // 16 + 1) * 16 for n in (e, e // 16, e // 256)) for e in edges)
+    assert dated.nbytes() == plain.nbytes() + 4 * values
+    headers = 2 * 6 * 128
     assert dataset.topology_bytes("full", "metis", 2, times=True) == dated.nbytes() + headers
     own = dataset.topology("full", "metis", 2, range(1, 2), times=True)
     node = int(own.offsets[1, 0])
@@ -149,14 +151,14 @@ def test_topologies_with_times(folder: Path) -> None:
 
 
 def test_times_that_are_not_there_are_refused(folder: Path, tmp_path: Path) -> None:
-    """Of a log without them, and of a dataset from before their order was written."""
+    """Of a log without them, and of a dataset from before rows were written by time."""
     manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["files"] = {name: facts for name, facts in manifest["files"].items() if "time_order" not in name}
+    manifest["files"] = {name: facts for name, facts in manifest["files"].items() if "time_place" not in name}
     manifest["content_hash"] = content_hash(manifest)
     storage.write_json(str(folder / "manifest.json"), manifest)
     old = PreparedDataset.open(str(folder))
     old.topology("fit", "metis", 2).validate()
-    with pytest.raises(UserError, match=r"time_order.npy is missing\); prepare it again, or set .* = false"):
+    with pytest.raises(UserError, match=r"time_place.npy is missing\); prepare it again, or set .* = false"):
         old.topology("fit", "metis", 2, times=True)
     settings = config(
         data={"input": write_log(tmp_path / "log.csv", random_log(1))}, run={"out": str(tmp_path / "out")}

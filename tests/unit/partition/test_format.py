@@ -76,12 +76,18 @@ def test_every_array_against_the_oracle(tmp_path: Path, method: str, parts: int,
         assert load(f"{phase}/user_offsets.npy").tolist() == np.cumsum([0, *map(len, by_user)]).tolist()
         for p in range(parts):
             start, item_start, end = offsets[p].tolist()
-            names = ("indptr", "indices", "timestamp", "time_order", "weight")
-            indptr, indices, timestamp, time_order, weight = (load(f"{phase}/part-{p:04d}/{n}.npy") for n in names)
-            dtypes = [array.dtype for array in (indptr, indices, timestamp, time_order, weight)]
-            assert dtypes == [np.int64, np.int32, np.int64, np.int32, np.float32]
+            names = ("indptr", "indices", "time", "time_fence", "time_neighbor", "time_place", "weight")
+            arrays = [load(f"{phase}/part-{p:04d}/{n}.npy") for n in names]
+            indptr, indices, time, fence, neighbor, place, weight = arrays
+            assert [array.dtype for array in arrays] == [np.int64, *[np.int32] * 5, np.float32]
             assert len(indptr) == end - start + 1
-            assert len(indices) == len(timestamp) == len(time_order) == len(weight) == indptr[-1]
+            e = int(indptr[-1])
+            assert len(indices) == len(neighbor) == len(place) == len(weight) == e
+            assert len(time) == (e // 16 + 1) * 16
+            coarse = (e // 16 // 16 + 1) * 16
+            assert len(fence) == coarse + (e // 256 // 16 + 1) * 16
+            assert fence[: e // 16].tolist() == time[15:e:16].tolist()
+            assert fence[coarse : coarse + e // 256].tolist() == time[255:e:256].tolist()
             for node in range(start, end):
                 row = slice(indptr[node - start], indptr[node - start + 1])
                 own = int(stable_id[node])
@@ -95,8 +101,10 @@ def test_every_array_against_the_oracle(tmp_path: Path, method: str, parts: int,
                     pairs = [(u, own) for u in neighbours]
                 assert indices[row].tolist() == wanted
                 times = [expected[pair][1] for pair in pairs]
-                assert timestamp[row].tolist() == times
-                assert time_order[row].tolist() == sorted(range(len(times)), key=lambda k, t=times: (t[k], k))
+                by_time = sorted(range(len(times)), key=lambda k, t=times: (t[k], k))
+                assert time[row].tolist() == [times[k] for k in by_time]
+                assert neighbor[row].tolist() == [wanted[k] for k in by_time]
+                assert place[row].tolist() == [by_time.index(k) for k in range(len(times))]
                 assert weight[row].tolist() == [expected[pair][2] for pair in pairs]
 
 

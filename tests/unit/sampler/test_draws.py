@@ -29,7 +29,15 @@ def picks(degree: int, fanout: int, draws: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("degree", "fanout"), [(33, 1), (33, 10), (33, 32), (17605, 1), (17605, 10), (17605, 32), (90, 40)]
+    ("degree", "fanout"),
+    [
+        (2, 1),
+        *((33, fanout) for fanout in (1, 10, 32)),
+        (90, 40),
+        *((17_605, fanout) for fanout in (1, 10, 32)),
+        *((40_000, fanout) for fanout in (1, 10)),  # past 16 bits of a draw by a part, and several times over
+        (200_000, 10),
+    ],
 )
 def test_positions_are_uniform(degree: int, fanout: int) -> None:
     drawn = picks(degree, fanout, 20_000)
