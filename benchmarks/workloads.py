@@ -20,7 +20,7 @@ from numba import njit
 from distgnn import storage
 from distgnn.config import load_config
 from distgnn.graph import Topology
-from distgnn.kernels.rng import bounded, hash2
+from distgnn.kernels.rng import hash2
 from distgnn.partition.dataset import PreparedDataset
 from distgnn.partition.prepare import open_or_prepare
 from distgnn.timed_rows import TimedRows
@@ -119,27 +119,41 @@ def csc_of(name: str) -> Path:
     return folder
 
 
-def dated_topology(name: str) -> Topology:
-    """The training graph of `csc_of`, every edge with a timestamp: seconds of a year, uniform, a hash of the edge."""
+def attributed_topology(name: str, weights: str = "") -> Topology:
+    """The training graph of `csc_of`, every edge with what a hash of it gives.
+
+    Args:
+        weights: "" for timestamps instead, seconds of a year, uniform; "counts": geometric from 1 on, with mean 2;
+            "pareto": without a mean, so that few edges hold most of a row's weight.
+    """
     folder = csc_of(name)
     indptr, indices = np.load(folder / "indptr.npy"), np.load(folder / "indices.npy")
     n_users, n_nodes = int(np.load(folder / "n_users.npy")), len(indptr) - 1
-    time = np.empty(len(indices), np.int64)
-    _hash_times(indptr, indices, time)
+    bits = np.empty(len(indices), np.uint64)
+    _hash_edges(indptr, indices, bits)
+    chance = (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
     stable = np.concatenate([np.arange(n_users), np.arange(n_nodes - n_users)]).astype(np.int32)
+    weight = times = None
+    if weights == "counts":
+        weight = np.floor(1 - np.log2(1 - chance))
+    elif weights == "pareto":
+        weight = 1 / (1 - chance)
+    else:
+        times = [TimedRows.of(indptr, indices, (chance * YEAR).astype(np.int64))]
     return Topology(
         np.array([[0, n_users, n_nodes]]),
         stable,
         np.arange(n_nodes, dtype=np.int32),
         [(indptr, indices)],
         indptr[: n_users + 1].copy(),
-        times=[TimedRows.of(indptr, indices, time)],
+        times=times,
+        weights=None if weight is None else [weight.astype(np.float32)],
     )
 
 
 @njit(nogil=True, cache=True)
-def _hash_times(indptr, indices, time):
+def _hash_edges(indptr, indices, bits):
     for i in range(len(indptr) - 1):
         for e in range(indptr[i], indptr[i + 1]):
             user, item = min(i, indices[e]), max(i, indices[e])
-            time[e] = np.int64(bounded(hash2(np.uint64(user), np.uint64(item)), np.uint64(YEAR)))
+            bits[e] = hash2(np.uint64(user), np.uint64(item))

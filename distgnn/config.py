@@ -70,7 +70,7 @@ class DataConfig:
     user_column: str = "user"  # its name in the logs
     item_column: str = "item"  # its name in the logs
     timestamp_column: str = ""  # its name in the logs; empty: no timestamps
-    weight_column: str = ""  # its name in the logs; kept in the dataset, not yet used by training
+    weight_column: str = ""  # its name in the logs; empty: no weights; what sampler.weighted goes by
     user_features: str = ""  # Parquet: the column `user_column`, beside it columns of numbers or of lists of numbers
     item_features: str = ""  # likewise, with the column `item_column`
     standardize_features: bool = True  # to mean 0 and deviation 1 of each column, over the nodes that have a row
@@ -116,6 +116,7 @@ class SamplerConfig:
     expand: str = "all"  # all: every node of the frontier draws afresh each hop; new: only new nodes do, as in PyG
     exclude_targets: bool = True  # keep the seed edges of the global step out of its blocks, in both directions
     time_respecting: bool | str = "auto"  # no edge later than the target; auto: true where data.split = global_time
+    weighted: bool = False  # draw a neighbour with probability by its edge's weight (data.weight_column), not uniformly
 
     def __post_init__(self) -> None:
         if not self.fanout or any(f < 1 for f in self.fanout):
@@ -431,6 +432,8 @@ class Config:
             )
         if self.sampler.respects_time:
             self._check_time_respecting()
+        if self.sampler.weighted:
+            self._check_weighted()
 
     def _check_time_respecting(self) -> None:
         if self.loss.negatives == "shared":
@@ -442,6 +445,18 @@ class Config:
             raise UserError(
                 "config: sampler.time_respecting = true goes by timestamps; name their column in "
                 "data.timestamp_column, or leave sampler.time_respecting out"
+            )
+
+    def _check_weighted(self) -> None:
+        if self.sampler.respects_time:
+            raise UserError(
+                "config: sampler.weighted = true has tables of whole rows and does not go with "
+                "sampler.time_respecting = true (auto, of a log split by time); set one of them to false"
+            )
+        if self.data.input and not self.data.path and not self.data.weight_column:
+            raise UserError(
+                "config: sampler.weighted = true goes by weights; name their column in data.weight_column, or leave "
+                "sampler.weighted out"
             )
 
     @property

@@ -12,8 +12,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from distgnn.kernels.nodes import describe_nodes
+from distgnn.kernels.weighted_sampling import WORDS, build_tables
 from distgnn.timed_rows import TimedRows
-from distgnn.types import USER
+from distgnn.types import USER, UserError
+
+_NO_WEIGHT = np.empty(0, np.float32)
 
 
 class Topology:
@@ -29,6 +32,11 @@ class Topology:
             user whose range holds it.
         degrees: integer `[N]`, of all nodes; needed where a partition is not held.
         times: for time-respecting sampling, the rows of every partition that is held, by time.
+        weights: for sampling by weight, float32 `[e_p]` of every partition that is held; the alias tables are built
+            here, in memory: see `table_bytes`.
+
+    Raises:
+        UserError: a weight is negative or not finite.
     """
 
     def __init__(
@@ -40,6 +48,7 @@ class Topology:
         user_offsets: np.ndarray,
         degrees: np.ndarray | None = None,
         times: Sequence[TimedRows | None] | None = None,
+        weights: Sequence[np.ndarray | None] | None = None,
     ) -> None:
         self.offsets = np.ascontiguousarray(offsets, dtype=np.int64)
         self.stable_id = stable_id
@@ -78,6 +87,11 @@ class Topology:
         self.has_times = times is not None
         if times is not None:
             self._map_times(times)
+        self._weight: list[np.ndarray] = []
+        self._tables: list[np.ndarray] = []
+        self.has_weights = weights is not None
+        if weights is not None:
+            self._build_tables(weights)
 
     def _map_times(self, times: Sequence[TimedRows | None]) -> None:
         assert [p for p, rows in enumerate(times) if rows is not None] == self.held
@@ -93,15 +107,46 @@ class Topology:
         limits = np.iinfo(dtype)
         self.times = (*addresses, np.array([limits.min, limits.max], dtype))
 
+    def _build_tables(self, weights: Sequence[np.ndarray | None]) -> None:
+        assert [p for p, weight in enumerate(weights) if weight is not None] == self.held
+        self._weight = [np.asarray(_NO_WEIGHT if w is None else w).view(np.ndarray) for w in weights]
+        zeros = np.zeros(self.n_parts, np.bool_)
+        entries, sums = [], []
+        for p, (indptr, indices, weight) in enumerate(zip(self._indptr, self._indices, self._weight, strict=True)):
+            assert weight.dtype == np.float32 and len(weight) == len(indices)
+            _refuse_weights(weight)
+            entries.append(np.empty((len(indices), WORDS), indices.dtype))
+            sums.append(np.empty(len(indices), np.int64))
+            if len(indptr):
+                zeros[p] = build_tables(indptr, indices, weight, entries[p], sums[p])
+        self._tables = [*entries, *sums]
+        # What `draw_rows_by_weight` takes after `csc`, in this order.
+        self.weights = (
+            np.array([a.ctypes.data for a in entries], np.int64),
+            np.array([a.ctypes.data for a in sums], np.int64),
+            zeros,
+        )
+
+    def drop_tables(self) -> None:
+        """Let go of the tables for sampling by weight: nothing will be drawn any more."""
+        self._tables = []
+        self.has_weights = False
+
     @classmethod
     def from_edges(
-        cls, user: np.ndarray, item: np.ndarray, n_users: int, n_items: int, timestamp: np.ndarray | None = None
+        cls,
+        user: np.ndarray,
+        item: np.ndarray,
+        n_users: int,
+        n_items: int,
+        timestamp: np.ndarray | None = None,
+        weight: np.ndarray | None = None,
     ) -> Topology:
         """One partition whose node ids are the stable users, then n_users + the stable items.
 
         Args:
             user, item: stable ids of distinct edges, integer `[E]`. timestamp: int64 `[E]`, for time-respecting
-                sampling.
+                sampling. weight: float32 `[E]`, for sampling by weight.
         """
         user = np.asarray(user, np.int64)
         item = np.asarray(item, np.int64)
@@ -117,6 +162,9 @@ class Topology:
         if timestamp is not None:
             time = np.asarray(timestamp, np.int64)[np.concatenate([by_user, by_item])]
             times = [TimedRows.of(indptr, indices, time)]
+        weights = None
+        if weight is not None:
+            weights = [np.asarray(weight, np.float32)[np.concatenate([by_user, by_item])]]
         return cls(
             np.array([[0, n_users, n_nodes]]),
             stable,
@@ -124,6 +172,7 @@ class Topology:
             [(indptr, indices)],
             indptr[: n_users + 1].copy(),
             times=times,
+            weights=weights,
         )
 
     def part_arrays(self, part: int) -> tuple[np.ndarray, np.ndarray]:
@@ -179,6 +228,13 @@ class Topology:
         row = node - self.offsets[part, 0]
         return rows.neighbor[indptr[row] : indptr[row + 1]]
 
+    def row_weights(self, node: int) -> np.ndarray:
+        """Weights float32 `[degree]` of one node's row."""
+        part = int(np.searchsorted(self.offsets[:, 0], node, side="right")) - 1
+        row = node - self.offsets[part, 0]
+        indptr, _ = self.part_arrays(part)
+        return self._weight[part][indptr[row] : indptr[row + 1]]
+
     def describe(self, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Type uint8, stable id int64 and degree int64 of nodes int64 `[n]`."""
         node_type = np.empty(len(nodes), np.uint8)
@@ -208,12 +264,16 @@ class Topology:
     def nbytes(self) -> int:
         """Bytes of the rows that are held, for memory statements."""
         timed = sum(rows.nbytes for rows in self._times if rows is not None)
-        return timed + sum(a.nbytes for a in self._indptr + self._indices)
+        return timed + sum(a.nbytes for a in self._indptr + self._indices + self._weight)
+
+    def table_bytes(self) -> int:
+        """Bytes of the tables for sampling by weight, which are this process' own."""
+        return sum(a.nbytes for a in self._tables)
 
     def validate(self) -> None:
         """Assert the invariants: contiguous ranges, inverse id maps, rows ordered by stable id, symmetric edges.
 
-        Timestamps are the same in both directions, and rows are ordered by them.
+        Timestamps and weights are the same in both directions, and rows are ordered by timestamps.
         """
         assert self.offsets[0, 0] == 0 and (self.offsets[1:, 0] == self.offsets[:-1, 2]).all()
         node_type, stable, degree = self.describe(np.arange(self.n_nodes))
@@ -232,8 +292,19 @@ class Topology:
                 time, order = self.row_times(node)
                 assert (order == np.lexsort((np.arange(len(row)), time))).all()
                 assert (self.row_by_time(node) == row[order]).all()
-            pairs = np.stack([np.full(len(row), node), row, time])
+            weight = self.row_weights(node) if self.has_weights else np.zeros(len(row), np.float32)
+            pairs = np.stack([np.full(len(row), node), row, time, weight.view(np.int32)])
             (forward if node_type[node] == USER else backward).append(pairs)
         ahead = np.concatenate(forward, axis=1)
-        back = np.concatenate(backward, axis=1)[[1, 0, 2]]
+        back = np.concatenate(backward, axis=1)[[1, 0, 2, 3]]
         assert (ahead[:, np.lexsort(ahead)] == back[:, np.lexsort(back)]).all()
+
+
+def _refuse_weights(weight: np.ndarray) -> None:
+    least, most = (float(extreme(weight, initial=0.0)) for extreme in (np.min, np.max))  # NaN where one is
+    if not (least >= 0 and most < np.inf):
+        wrong = least if not least >= 0 else most
+        raise UserError(
+            f"sampler.weighted = true takes weights of at least 0, and an edge has {wrong:g}: prepare a log without"
+            f" such weights (those of a repeated edge are summed), or set sampler.weighted = false"
+        )

@@ -91,6 +91,7 @@ def _look_at_dataset(uri: str, examination: Examination) -> str:
 
     dataset = PreparedDataset.open(uri, verify=False)
     examination.n_nodes = dataset.n_users + dataset.n_items
+    examination.n_edges = dataset.n_train
     examination.n_by_role = {"user": dataset.n_users, "item": dataset.n_items}
     examination.feature_widths |= dataset.feature_widths()
     return (

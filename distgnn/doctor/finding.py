@@ -51,6 +51,7 @@ class Examination:
     Attributes:
         config: of the run to come.
         n_nodes: of the dataset, once it is known.
+        n_edges: training edges of a prepared dataset, once they are known.
         n_rows: interactions of a raw log, once they are known; 0 where nothing is to be prepared.
         timestamps, weights: whether those are read from it.
         n_by_role: users and items, under `user` and `item`, once they are known.
@@ -59,6 +60,7 @@ class Examination:
 
     config: Config
     n_nodes: int | None = None
+    n_edges: int = 0
     n_rows: int = 0
     timestamps: bool = False
     weights: bool = False

@@ -90,7 +90,7 @@ def _memory_needs(examination: Examination) -> Iterator[tuple[str, int, str]]:
 
 def _training_needs(examination: Examination, n_nodes: int, workers: int, tables_on_gpu: bool) -> tuple[Need, Need]:
     """What a worker takes of host memory and of its GPU's, with equal shares of the nodes."""
-    from distgnn.training.memory import FeatureNeed, needs
+    from distgnn.training.memory import FeatureNeed, needs, weight_table_bytes
 
     config = examination.config
     gpu = config.cluster.use_gpu
@@ -100,7 +100,9 @@ def _training_needs(examination: Examination, n_nodes: int, workers: int, tables
         features = FeatureNeed.of(examination.feature_widths, n_own, config.cluster.n_hot(n_nodes))
     on_gpu = gpu and tables_on_gpu
     share = -(-n_nodes // workers)
-    return needs(config, n_nodes, share, workers, gpu=gpu, tables_on_gpu=on_gpu, features=features)
+    tables = weight_table_bytes(config, examination.n_edges, workers)
+    where = {"gpu": gpu, "tables_on_gpu": on_gpu}
+    return needs(config, n_nodes, share, workers, **where, features=features, weight_tables=tables)
 
 
 def check_shared_memory(examination: Examination) -> list[Finding]:

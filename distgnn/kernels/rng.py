@@ -77,6 +77,22 @@ def bounded(bits, n):
 
 
 @njit(nogil=True, cache=True, inline="always")
+def scaled(bits, n):
+    """Map 64 random bits to [0, n), n < 2**32, as a fixed-point number: 32 bits before the point, 32 after it."""
+    return (bits >> _S32) * n + (((bits & _LOW_32) * n) >> _S32)
+
+
+@njit(nogil=True, cache=True, inline="always")
+def bounded_wide(bits, n):
+    """As `bounded`, for any uint64 n: the high word of the 128-bit product."""
+    high, low = bits >> _S32, bits & _LOW_32
+    n_high, n_low = n >> _S32, n & _LOW_32
+    middle = high * n_low + ((low * n_low) >> _S32)
+    other = low * n_high + (middle & _LOW_32)
+    return high * n_high + (middle >> _S32) + (other >> _S32)
+
+
+@njit(nogil=True, cache=True, inline="always")
 def unit(bits):
     """Map 64 random bits to a float64 in [0, 1)."""
     return np.float64(bits >> _S11) * (1.0 / 9007199254740992.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 from distgnn import storage
 from distgnn.graph import Topology
 from distgnn.kernels.edges import find_in_rows
+from distgnn.kernels.weighted_sampling import WORDS
 from distgnn.partition.book import PartitionBook, id_dtype
 from distgnn.partition.dataset_files import (
     FORMAT,
@@ -157,20 +159,35 @@ class PreparedDataset:
         return "timestamp" in self.manifest["columns"]
 
     @property
+    def has_weights(self) -> bool:
+        """Whether the edges have them."""
+        return "weight" in self.manifest["columns"]
+
+    @property
     def split(self) -> str:
         """given, leave_last_k, per_user_ratio or global_time."""
         return str(self.manifest["config"]["split"])
 
-    def topology(self, phase: str, method: str, parts: int, held: range | None = None, times: bool = False) -> Topology:
+    def topology(
+        self,
+        phase: str,
+        method: str,
+        parts: int,
+        held: range | None = None,
+        times: bool = False,
+        weights: bool = False,
+    ) -> Topology:
         """The graph of a phase (`fit`: training without validation edges; `full`: both), memory-mapped.
 
         Args:
             held: the partitions whose files are opened (of a remote dataset: fetched); None: all. Degrees of all nodes
                 are then kept in memory, 4 bytes each.
             times: with the rows by time, for time-respecting sampling.
+            weights: with the tables for sampling by weight, built in memory.
 
         Raises:
-            UserError: no such partitioning; no timestamps, or prepared before rows were written by time.
+            UserError: no such partitioning; no timestamps, or prepared before rows were written by time; no weights, or
+                one that is negative.
         """
         assert phase in PHASES
         name = self.partitioning(method, parts)
@@ -178,6 +195,11 @@ class PreparedDataset:
         user_offsets = self.array(user_offsets_file(name, phase))
         if times:
             self._require_times(part_file(name, phase, 0, TIMED_ARRAYS["place"]))
+        if weights and not self.has_weights:
+            raise UserError(
+                f"{self.path}: no weights, and sampler.weighted = true goes by them; prepare the log with"
+                f" data.weight_column, or leave sampler.weighted out"
+            )
 
         def array_of(part: int, array: str) -> np.ndarray:
             return self.array(part_file(name, phase, part, array))
@@ -187,8 +209,9 @@ class PreparedDataset:
         dated = None
         if times:
             dated = [None if p is None else TimedRows(*(array_of(p, a) for a in TIMED_ARRAYS.values())) for p in kept]
+        weight = [None if p is None else array_of(p, "weight") for p in kept] if weights else None
         degrees = None if None not in rows else self._degrees_by_node(book, phase, user_offsets)
-        return Topology(book.offsets, book.stable_id, book.node_id, rows, user_offsets, degrees, dated)
+        return Topology(book.offsets, book.stable_id, book.node_id, rows, user_offsets, degrees, dated, weight)
 
     def _require_times(self, file: str) -> None:
         if not self.has_timestamps:
@@ -202,12 +225,22 @@ class PreparedDataset:
                 f" sampler.time_respecting = false"
             )
 
-    def topology_bytes(self, phase: str, method: str, parts: int, times: bool = False) -> int:
+    def topology_bytes(self, phase: str, method: str, parts: int, times: bool = False, weights: bool = False) -> int:
         """Bytes of the rows of all partitions, as `topology` maps them."""
+        arrays = ("indptr", "indices", *(TIMED_ARRAYS.values() if times else ()), *(("weight",) * weights))
+        return self._part_bytes(phase, method, parts, range(parts), arrays)
+
+    def _part_bytes(self, phase: str, method: str, parts: int, which: range, arrays: Sequence[str]) -> int:
+        """Bytes of the files of partitions."""
         name = self.partitioning(method, parts)
-        arrays = ("indptr", "indices", *(TIMED_ARRAYS.values() if times else ()))
-        files = [part_file(name, phase, p, array) for p in range(parts) for array in arrays]
+        files = [part_file(name, phase, p, array) for p in which for array in arrays]
         return sum(int(self.manifest["files"][file]["bytes"]) for file in files if file in self.manifest["files"])
+
+    def weight_table_bytes(self, phase: str, method: str, parts: int, held: range) -> int:
+        """Bytes of the tables for sampling by weight of these partitions, in memory (`Topology.table_bytes`)."""
+        return self._part_bytes(phase, method, parts, held, ("indices",)) * WORDS + 2 * self._part_bytes(
+            phase, method, parts, held, ("weight",)
+        )
 
     def _degrees_by_node(self, book: PartitionBook, phase: str, user_offsets: np.ndarray) -> np.ndarray:
         """Degrees of all nodes, integer `[N]`, without any row."""

@@ -113,13 +113,14 @@ class NodeFrontier:
     """Distinct nodes.
 
     Args:
-        store: draws the rows. scratch: this thread's, for this minibatch.
+        store: draws the rows. scratch: this thread's, for this minibatch. weighted: whether it draws by weight.
     """
 
-    def __init__(self, store: TopologyStore, scratch: Scratch) -> None:
+    def __init__(self, store: TopologyStore, scratch: Scratch, weighted: bool) -> None:
         self.store, self.scratch = store, scratch
         self.epoch = scratch.next_epoch()
         self.n = 0
+        self._draw = store.draw_by_weight if weighted else store.draw
 
     def __len__(self) -> int:
         return self.n
@@ -134,7 +135,7 @@ class NodeFrontier:
         self, step: int, first: int, fanout: int, hop_key: np.uint64, exclusion: Exclusion
     ) -> tuple[np.ndarray, np.ndarray]:
         """See `Frontier`."""
-        indptr, neighbors = self.store.draw(step, self.scratch.nodes[first : self.n], fanout, hop_key, exclusion)
+        indptr, neighbors = self._draw(step, self.scratch.nodes[first : self.n], fanout, hop_key, exclusion)
         indices = np.empty(len(neighbors), np.int32)
         self.add(neighbors, None, indices)
         return indptr, indices

@@ -9,6 +9,7 @@ import numpy as np
 from distgnn.graph import Topology
 from distgnn.kernels.neighbor_sampling import draw_rows
 from distgnn.kernels.temporal_sampling import count_rows_until, draw_rows_until
+from distgnn.kernels.weighted_sampling import draw_rows_by_weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,28 @@ def draw_held(
         fanout,
         hop_key,
         *topology.csc,
+        topology.stable_id,
+        exclusion.row,
+        exclusion.indptr,
+        exclusion.positions,
+        indptr,
+        neighbors,
+    )
+    return indptr, neighbors[: indptr[-1]]
+
+
+def draw_held_by_weight(
+    topology: Topology, nodes: np.ndarray, fanout: int, hop_key: np.uint64, exclusion: Exclusion
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `draw_held`, by weight (see `draw_rows_by_weight`)."""
+    indptr = np.zeros(len(nodes) + 1, np.int64)
+    neighbors = np.empty(len(nodes) * fanout, topology.like_indices.dtype)
+    draw_rows_by_weight(
+        nodes,
+        fanout,
+        hop_key,
+        *topology.csc,
+        *topology.weights,
         topology.stable_id,
         exclusion.row,
         exclusion.indptr,

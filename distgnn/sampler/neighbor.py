@@ -29,7 +29,7 @@ def _add(frontier: Frontier, nodes: np.ndarray, cutoff: np.ndarray | None) -> np
 
 
 class NeighborSampler:
-    """Uniform sampling without replacement, hop by hop, every draw a hash of (seed, step, hop, type, stable id).
+    """Sampling without replacement, hop by hop, every draw a hash of (seed, step, hop, type, stable id).
 
     Args:
         graph: the training topology.
@@ -44,6 +44,9 @@ class NeighborSampler:
         time_respecting: aggregate for a seed edge, at any hop, only edges that are no later than it. A node then stands
             in a block once for each cut-off, and degrees are those at the cut-off. The graph must have timestamps.
             Seeds given as nodes have no cut-off.
+        weighted: draw neighbours with probability by their edges' weights (of what is left of a row), not uniformly;
+            edges of weight 0 are never drawn. The graph must have weights. A mean over the drawn is then biased towards
+            heavy edges, by intention.
         store: draws the rows; None: the graph, which then holds all rows. Where it may wait, `sample` is a collective.
     """
 
@@ -58,6 +61,7 @@ class NeighborSampler:
         negatives: str = "none",
         num_negatives: int = 1,
         time_respecting: bool = False,
+        weighted: bool = False,
         store: TopologyStore | None = None,
     ) -> None:
         if not fanout or any(f < 1 for f in fanout):
@@ -70,6 +74,10 @@ class NeighborSampler:
             raise UserError("time_respecting = True needs a graph with timestamps; this one has none")
         if time_respecting and negatives == "shared":
             raise UserError("negatives = 'shared' does not go with time_respecting: they would need a cut-off each")
+        if weighted and not graph.has_weights:
+            raise UserError("weighted = True needs a graph with weights; this one has none")
+        if weighted and time_respecting:
+            raise UserError("weighted = True does not go with time_respecting: its tables are of whole rows")
         self.graph = graph
         self.fanout = tuple(int(f) for f in fanout)
         self.seed = seed
@@ -78,6 +86,7 @@ class NeighborSampler:
         self.negatives = negatives
         self.num_negatives = num_negatives
         self.time_respecting = time_respecting
+        self.weighted = weighted
         self.store = store or LocalStore(graph)
         self._local = threading.local()
 
@@ -104,7 +113,9 @@ class NeighborSampler:
         return scratch
 
     def _frontier(self, scratch: Scratch) -> Frontier:
-        return (EntryFrontier if self.time_respecting else NodeFrontier)(self.store, scratch)
+        if self.time_respecting:
+            return EntryFrontier(self.store, scratch)
+        return NodeFrontier(self.store, scratch, self.weighted)
 
     def _sample_nodes(self, seeds: np.ndarray, step: int) -> MiniBatch:
         started = time.perf_counter()

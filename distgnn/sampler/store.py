@@ -14,7 +14,7 @@ from distgnn.kernels.neighbor_sampling import count_draws, place_rows
 from distgnn.kernels.routing import route_by_owner
 from distgnn.kernels.seed_order import neighbors_at
 from distgnn.kernels.temporal_sampling import times_at
-from distgnn.sampler.held_rows import Exclusion, count_held_until, draw_held, draw_held_until
+from distgnn.sampler.held_rows import Exclusion, count_held_until, draw_held, draw_held_by_weight, draw_held_until
 
 
 class TopologyStore(Protocol):
@@ -31,8 +31,8 @@ class TopologyStore(Protocol):
         """Steps [start, stop) will be sampled, at most `width` at once.
 
         Args:
-            round_trips: calls of a step after `items` or `dated_items`: one of `draw` or `draw_until` for each hop, and
-                one of `degree_until` after the latter.
+            round_trips: calls of a step after `items` or `dated_items`: one of `draw`, `draw_by_weight` or `draw_until`
+                for each hop, and one of `degree_until` after the latter.
         """
 
     def finish(self, stop: int) -> None:
@@ -60,6 +60,11 @@ class TopologyStore(Protocol):
         self, step: int, nodes: np.ndarray, fanout: int, hop_key: np.uint64, exclusion: Exclusion
     ) -> tuple[np.ndarray, np.ndarray]:
         """Neighbours drawn for nodes int64 `[n]`: int64 `[n + 1]` and node ids, integer (see `draw_rows`)."""
+
+    def draw_by_weight(
+        self, step: int, nodes: np.ndarray, fanout: int, hop_key: np.uint64, exclusion: Exclusion
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As `draw`, by weight (see `draw_rows_by_weight`)."""
 
     def draw_until(
         self, step: int, nodes: np.ndarray, cutoff: np.ndarray, fanout: int, hop_key: np.uint64, exclusion: Exclusion
@@ -111,6 +116,12 @@ class LocalStore:
     ) -> tuple[np.ndarray, np.ndarray]:
         """See `TopologyStore`."""
         return draw_held(self.topology, nodes, fanout, hop_key, exclusion)
+
+    def draw_by_weight(
+        self, step: int, nodes: np.ndarray, fanout: int, hop_key: np.uint64, exclusion: Exclusion
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """See `TopologyStore`."""
+        return draw_held_by_weight(self.topology, nodes, fanout, hop_key, exclusion)
 
     def dated_items(
         self, step: int, user: np.ndarray, position: np.ndarray, owner: np.ndarray
@@ -249,32 +260,71 @@ class PartitionedStore:
         place_rows(others, arrived, indptr, neighbors)
         return indptr, neighbors
 
+    def draw_by_weight(
+        self, step: int, nodes: np.ndarray, fanout: int, hop_key: np.uint64, exclusion: Exclusion
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """See `TopologyStore`: an answer is how many were drawn for each (some may weigh nothing), then these."""
+        topology = self.topology
+        own, others, counts = self._by_owner(nodes)
+        request = self.exchange.call(step, nodes[others].astype(topology.like_indices.dtype), counts.tolist())
+        drawn = np.empty(len(nodes), np.int64)
+        own_indptr, own_drawn = draw_held_by_weight(topology, nodes[own], fanout, hop_key, exclusion)
+        drawn[own] = np.diff(own_indptr)
+        asked, asked_counts = request.result()
+        answer_indptr, answer = draw_held_by_weight(topology, asked, fanout, hop_key, exclusion)
+        drawn[others], told = self._answer(step, np.diff(answer_indptr), answer_indptr, answer, asked_counts, counts)
+        return self._placed(drawn, own, own_drawn, others, told)
+
     def draw_until(
         self, step: int, nodes: np.ndarray, cutoff: np.ndarray, fanout: int, hop_key: np.uint64, exclusion: Exclusion
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """See `TopologyStore`: an answer is the asked entries' degrees, then the neighbours drawn for them."""
-        topology, dtype = self.topology, self.topology.like_indices.dtype
+        topology = self.topology
         own, others, counts = self._by_owner(nodes)
         request = self._request(step, nodes[others], cutoff[others], counts)
         degree = np.empty(len(nodes), np.int64)
         _, own_drawn, degree[own] = draw_held_until(topology, nodes[own], cutoff[own], fanout, hop_key, exclusion)
         asked, asked_cutoff, asked_counts = request()
         indptr, drawn, drawn_degree = draw_held_until(topology, asked, asked_cutoff, fanout, hop_key, exclusion)
+        degree[others], told = self._answer(step, drawn_degree, indptr, drawn, asked_counts, counts)
+        return *self._placed(np.minimum(degree, fanout), own, own_drawn, others, told), degree
+
+    def _answer(
+        self,
+        step: int,
+        number: np.ndarray,
+        indptr: np.ndarray,
+        drawn: np.ndarray,
+        asked_counts: list[int],
+        counts: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Answer the others, and have their answers: a number for each node asked for, and all that was drawn.
+
+        Args:
+            number: told of each node that the others ask for, `[a]`. indptr, drawn: their neighbours.
+            asked_counts: how many of these each worker asks for. counts: how many this one asks each for.
+        """
+        dtype = self.topology.like_indices.dtype
         ends = np.cumsum([0, *asked_counts])
         answer, sizes = [np.empty(0, dtype)], []
         for start, stop in zip(ends[:-1], ends[1:], strict=True):
-            part = (drawn_degree[start:stop].astype(dtype), drawn[indptr[start] : indptr[stop]])
+            part = (number[start:stop].astype(dtype), drawn[indptr[start] : indptr[stop]])
             answer += part
             sizes.append(sum(map(len, part)))
         arrived, arrived_sizes = self.exchange.call(step, np.concatenate(answer), sizes).result()
         parts = np.split(arrived, np.cumsum(arrived_sizes)[:-1])
-        degree[others] = np.concatenate([part[:n] for part, n in zip(parts, counts, strict=True)])
-        told = np.concatenate([part[n:] for part, n in zip(parts, counts, strict=True)])
-        indptr = np.concatenate([[0], np.cumsum(np.minimum(degree, fanout))])
-        neighbors = np.empty(indptr[-1], dtype)
+        told = np.concatenate([part[:n] for part, n in zip(parts, counts, strict=True)])
+        return told, np.concatenate([part[n:] for part, n in zip(parts, counts, strict=True)])
+
+    def _placed(
+        self, number: np.ndarray, own: np.ndarray, own_drawn: np.ndarray, others: np.ndarray, told: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of `number` int64 `[n]` neighbours each, from those of the own nodes and of the others."""
+        indptr = np.concatenate([[0], np.cumsum(number)])
+        neighbors = np.empty(indptr[-1], self.topology.like_indices.dtype)
         place_rows(own, own_drawn, indptr, neighbors)
         place_rows(others, told, indptr, neighbors)
-        return indptr, neighbors, degree
+        return indptr, neighbors
 
     def degree_until(self, step: int, nodes: np.ndarray, cutoff: np.ndarray, exclusion: Exclusion) -> np.ndarray:
         """See `TopologyStore`."""

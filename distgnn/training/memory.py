@@ -23,6 +23,7 @@ _HOT_COPIES = 5  # a worker's hot gradients, as they arrive, their sum, repeated
 _LOGIT_COPIES = 3  # of a chunk of in-batch logits: scores, the mask by times, what an operation makes
 _PAIR_COPIES = 6  # of DirectAU's matrices of pairs, which are whole
 
+_WEIGHT_TABLE = 24  # bytes of an edge in a row: its cell and prefix sum, with ids of 4 bytes
 _ENTRY_TABLE = 72  # bytes of an entry while a thread draws: its slots in the table, node and cut-off with room, drawn
 
 
@@ -91,11 +92,13 @@ def needs(
     gpu: bool,
     tables_on_gpu: bool,
     features: FeatureNeed = _NO_FEATURES,
+    weight_tables: int = 0,
 ) -> tuple[Need, Need]:
     """What a worker takes of host memory and of its GPU's.
 
     Args:
         n_nodes: N. n_own: nodes that the worker owns. workers: W. features: of the model.
+        weight_tables: bytes of the tables for sampling by weight.
     """
     item = 8 if config.run.dtype == "float64" else 4
     width = config.model.dim * item
@@ -103,6 +106,7 @@ def needs(
     tables = (n_own + n_hot) * width * (1 + config.optim.n_moments()) + features.store
     timed = config.sampler.respects_time  # a node is then an entry of a step once for each cut-off
     sampler = n_nodes * (16 * (config.sampler.threads + 1) + 8)  # 8: their stable ids and degrees
+    sampler += weight_tables
     batch_size = config.for_edges(sys.maxsize).train.batch_size  # the most, where the graph is not known yet
     frontier, edges, outer = 4 * batch_size, 0, 0
     for fanout in config.sampler.fanout:
@@ -136,6 +140,12 @@ def needs(
     return Need(tables, sampler, rows + drawn, states + scores), Need(0, 0, step, scores)
 
 
+def weight_table_bytes(config: Config, n_edges: int, workers: int) -> int:
+    """Bytes of a worker's tables for sampling by weight in a graph of so many edges, with equal shares; 0 without."""
+    shares = workers if config.sampler.topology == "partitioned" else 1
+    return -(-n_edges * 2 * _WEIGHT_TABLE // shares) if config.sampler.weighted else 0
+
+
 def place_tables(
     config: Config,
     n_nodes: int,
@@ -144,18 +154,21 @@ def place_tables(
     group: WorkerGroup,
     gpu_free: int | None,
     features: FeatureNeed = _NO_FEATURES,
+    weight_tables: int = 0,
 ) -> Placement:
     """Choose the tables' memory and say what the phase takes; a collective.
 
     Args:
         gpu_free: bytes free on the worker's GPU; None without GPUs. features: of the model.
+        weight_tables: bytes of the tables for sampling by weight.
 
     Raises:
         UserError: it cannot fit; at every worker alike.
     """
 
     def needed(gpu: bool, on_gpu: bool) -> tuple[Need, Need]:
-        return needs(config, n_nodes, n_own, group.size, gpu=gpu, tables_on_gpu=on_gpu, features=features)
+        where = {"gpu": gpu, "tables_on_gpu": on_gpu}
+        return needs(config, n_nodes, n_own, group.size, **where, features=features, weight_tables=weight_tables)
 
     what = "rows, moments and features" if features.width else "rows and moments"
     if gpu_free is None:
@@ -196,6 +209,7 @@ def choose_topology(
     topology_bytes: int,
     group: WorkerGroup,
     features: FeatureNeed = _NO_FEATURES,
+    weight_tables: int = 0,
 ) -> str:
     """`sampler.topology` with `auto` resolved, the same at every worker; a collective.
 
@@ -204,12 +218,14 @@ def choose_topology(
 
     Args:
         n_nodes: N. n_own: nodes that the worker owns. topology_bytes: rows of all partitions. features: of the model.
+        weight_tables: bytes of the tables for sampling by weight, of all partitions: each worker has its own.
     """
     if config.sampler.topology != "auto":
         return config.sampler.topology
     gpu = config.cluster.use_gpu
     on_gpu = gpu and config.cluster.tables != "host"
-    host, _ = needs(config, n_nodes, n_own, group.size, gpu=gpu, tables_on_gpu=on_gpu, features=features)
+    where = {"gpu": gpu, "tables_on_gpu": on_gpu}
+    host, _ = needs(config, n_nodes, n_own, group.size, **where, features=features, weight_tables=weight_tables)
     hosts = _by_host(host.total, group)
     short = any(topology_bytes + needed > free for needed, free in hosts)
     return "partitioned" if len(hosts) > 1 and short else "replicated"
@@ -218,11 +234,14 @@ def choose_topology(
 def topology_statement(topology: Topology, group: WorkerGroup) -> str:
     """What a worker maps of the topology, and what it holds beside; a collective."""
     mapped = resources.gib(int(group.max_floats([float(topology.nbytes())])[0]))
-    if len(topology.held) == topology.n_parts:
-        return f"topology replicated: {mapped} mapped, one copy a host"
+    tables = int(group.max_floats([float(topology.table_bytes())])[0])
+    by_weight = f"; at most {resources.gib(tables)} of tables by weight in a worker's memory" if tables else ""
+    if topology.holds_all:
+        return f"topology replicated: {mapped} mapped, one copy a host{by_weight}"
     arrays = (topology.facts, topology.stable_id, topology.node_id, topology.user_offsets)
     beside = resources.gib(sum(array.nbytes for array in arrays))
-    return f"topology partitioned: at most {mapped} mapped by a worker, and {beside} of all nodes' ids and degrees"
+    held = f"at most {mapped} mapped by a worker, and {beside} of all nodes' ids and degrees"
+    return f"topology partitioned: {held}{by_weight}"
 
 
 def refuse_host(needed: int, what: str, remedy: str, group: WorkerGroup) -> None:

@@ -94,11 +94,13 @@ def phase_trainer(
     times = config.sampler.respects_time
     features = dataset.features() if config.model.features else {}
     need = _feature_need(config, book, parts, {role: rows.shape[1] for role, rows in features.items()}, group)
-    topology_bytes = dataset.topology_bytes(phase, *partitioning, times)
-    mode = choose_topology(config, book.n_nodes, n_own, topology_bytes, group, need)
-    held = parts if mode == "partitioned" else None
-    topology = dataset.topology(phase, *partitioning, held, times)
-    placement = place_tables(config, topology.n_nodes, n_own, phase, group, free_bytes(group.device), need)
+    weighted = config.sampler.weighted
+    topology_bytes = dataset.topology_bytes(phase, *partitioning, times, weighted)
+    every, own = (dataset.weight_table_bytes(phase, *partitioning, p) * weighted for p in (range(config.parts), parts))
+    mode = choose_topology(config, book.n_nodes, n_own, topology_bytes, group, need, every)
+    held, tables = (parts, own) if mode == "partitioned" else (None, every)
+    placement = place_tables(config, book.n_nodes, n_own, phase, group, free_bytes(group.device), need, tables)
+    topology = dataset.topology(phase, *partitioning, held, times, weighted)
     facts = {"dataset": dataset.name, "dataset_hash": dataset.data_hash}
     trainer = PhaseTrainer(config, run, topology, bounds, phase, group, recorder, facts, placement.device, features)
     if last is not None:

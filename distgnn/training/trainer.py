@@ -150,6 +150,7 @@ class PhaseTrainer:
             negatives=config.loss.negatives_kind(),
             num_negatives=config.loss.num_negatives,
             time_respecting=config.sampler.respects_time,
+            weighted=config.sampler.weighted,
             store=store,
         )
         self._rows, self._gradients = RowBuffer(), RowBuffer()  # of a step's rows
@@ -165,8 +166,9 @@ class PhaseTrainer:
         return {} if self.features is None else self.features.widths
 
     def release(self) -> None:
-        """Drop embedding rows, moments and features: the memory is wanted for something else."""
+        """Drop rows, moments, features and the sampler's tables: the memory is wanted for something else."""
         self.embedding.release()
+        self.topology.drop_tables()
         if self.features is not None:
             self.features.release()
 
@@ -270,6 +272,7 @@ class PhaseTrainer:
             "train.batch_size": config.train.batch_size,
             "sampler.fanout": list(config.sampler.fanout),
             "sampler.time_respecting": config.sampler.respects_time,
+            "sampler.weighted": config.sampler.weighted,
         }
 
     def _refuse_other_features(self, info: CheckpointInfo) -> None:
@@ -281,7 +284,8 @@ class PhaseTrainer:
             )
 
     def _refuse_other_steps(self, info: CheckpointInfo) -> None:
-        known = {"sampler.time_respecting": False, **info.manifest["steps"]}  # older checkpoints do not say
+        older = {"sampler.time_respecting": False, "sampler.weighted": False}  # checkpoints that do not say
+        known = {**older, **info.manifest["steps"]}
         for key, value in self._step_settings().items():
             if known[key] != value:
                 raise UserError(

@@ -24,7 +24,8 @@ class Cell:
 
     Attributes:
         place: (P, W). topology, threads, hot: by whom, and how (`hot`: with replicated hot rows).
-        graph, model, loss, optimizer: what; the dated graph is sampled with respect to time.
+        graph, model, loss, optimizer: what; the dated graph is sampled with respect to time, the weighted one by
+            weight.
     """
 
     place: tuple[int, int]
@@ -58,7 +59,12 @@ class Cell:
 
     def overrides(self) -> list[str]:
         """Settings of the run, but for where it is and what it reads."""
-        batch, fanout, steps = {"bundled": (256, "4,3", 6), "tiny": (7, "2,3", 16), "dated": (50, "3,2", 8)}[self.graph]
+        batch, fanout, steps = {
+            "bundled": (256, "4,3", 6),
+            "tiny": (7, "2,3", 16),
+            "dated": (50, "3,2", 8),
+            "weighted": (50, "5,3", 8),
+        }[self.graph]
         settings = [
             "run.dtype=float64",
             "run.tensorboard=false",
@@ -83,6 +89,8 @@ class Cell:
         ]
         if self.graph == "dated":
             settings.append("sampler.time_respecting=true")
+        if self.graph == "weighted":
+            settings.append("sampler.weighted=true")
         if self.hot:
             settings.append("cluster.hot_rows=0.1")
         if self.loss == "bpr":
@@ -90,6 +98,13 @@ class Cell:
         if self.model == "graphsage":
             settings += ["model.tower=mlp", "model.dropout=0.2"]
         return settings
+
+
+# Beside the matrix: neighbours drawn by weight.
+WEIGHTED = [
+    Cell((4, 2), "partitioned", 2, False, "weighted", "lightgcn", "softmax", "sgd"),
+    Cell((8, 3), "replicated", 2, True, "weighted", "graphsage", "bpr", "adam"),
+]
 
 
 def all_cells() -> list[Cell]:

@@ -55,12 +55,21 @@ def dated_log(folder: Path) -> list[str]:
     ]
 
 
+def weighted_log(folder: Path) -> list[str]:
+    """Settings of a log with heavy and light edges, some of no weight, and many events of one edge."""
+    rng = np.random.default_rng(7)
+    user, item = rng.integers(0, 60, 2000), (40 * rng.random(2000) ** 2).astype(np.int64)
+    weight = rng.pareto(1.0, 2000) * (rng.random(2000) < 0.8)
+    pq.write_table(pa.table({"user": user, "item": item, "weight": weight}), folder / "log.parquet")
+    return [f"data.input={folder}/log.parquet", "data.weight_column=weight", "partition.method=random"]
+
+
 def source(graph: str, folder: Path) -> list[str]:
     """Settings that name a graph; a log of it goes into the folder."""
     if graph == "bundled":
         return ["data.name=debian-deps"]
     folder.mkdir(parents=True, exist_ok=True)
-    return {"tiny": adversarial_log, "dated": dated_log}[graph](folder)
+    return {"tiny": adversarial_log, "dated": dated_log, "weighted": weighted_log}[graph](folder)
 
 
 def prepared(graph: str, parts: int, root: Path) -> Path:

@@ -15,12 +15,12 @@ from distgnn.graph import Topology
 from distgnn.partition.dataset import PreparedDataset
 from distgnn.sampler import SeedOrder
 from tests.exactness.breaks import BREAKS
-from tests.exactness.cells import Cell, all_cells, pairwise_cover
+from tests.exactness.cells import WEIGHTED, Cell, all_cells, pairwise_cover
 from tests.exactness.datasets import prepared
 from tests.exactness.harness import differences, outcome, run_cells
 
 EVERYTHING = os.environ.get("DISTGNN_TESTS") == "all"
-CELLS = all_cells() if EVERYTHING else pairwise_cover()
+CELLS = [*(all_cells() if EVERYTHING else pairwise_cover()), *WEIGHTED]
 MOST_CELLS = 40
 TINY = Cell((8, 3), "partitioned", 2, False, "tiny", "lightgcn", "bpr", "sgd")
 

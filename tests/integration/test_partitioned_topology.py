@@ -25,39 +25,52 @@ W = 2
 
 
 def cut(
-    user: np.ndarray, item: np.ndarray, part: np.ndarray, n_users: int, time: np.ndarray | None
+    user: np.ndarray,
+    item: np.ndarray,
+    part: np.ndarray,
+    n_users: int,
+    time: np.ndarray | None,
+    weight: np.ndarray | None = None,
 ) -> tuple[list[Topology], PartitionBook]:
     """The whole graph, then what each of W workers holds of it."""
     n_parts = int(part.max()) + 1
     book = relabel(part, n_users, n_parts)
-    graph = StableGraph.build(Interactions(user, item, time, None), n_users, len(part) - n_users)
+    graph = StableGraph.build(Interactions(user, item, time, weight), n_users, len(part) - n_users)
     rows = [graph.rows_of(book, p) for p in range(n_parts)]
     pairs = [(r.indptr, r.indices) for r in rows]
     times = [r.times for r in rows]
     ids = (book.offsets, book.stable_id, book.node_id)
-    whole = Topology(*ids, pairs, graph.user_offsets, times=None if time is None else times)
+    weights = None if weight is None else [r.weight for r in rows]
+    whole = Topology(*ids, pairs, graph.user_offsets, times=None if time is None else times, weights=weights)
     degrees = whole.degree(np.arange(whole.n_nodes)).astype(np.int32)
     own = []
     for r in range(W):
         mine = book.worker_parts(r, W)
         held, dated = ([x if p in mine else None for p, x in enumerate(arrays)] for arrays in (pairs, times))
-        own.append(Topology(*ids, held, graph.user_offsets, degrees, None if time is None else dated))
+        weighed = None if weights is None else [w if p in mine else None for p, w in enumerate(weights)]
+        own.append(Topology(*ids, held, graph.user_offsets, degrees, None if time is None else dated, weighed))
     return [whole, *own], book
 
 
-def square(timed: bool = False) -> tuple[list[Topology], PartitionBook]:
-    """Two users and two items, all joined, user 0's edges at time 0, user 1's at 1; a worker owns one of each."""
+def square(kind: str = "") -> tuple[list[Topology], PartitionBook]:
+    """Two users and two items, all joined, user 0's edges at time 0, user 1's at 1; a worker owns one of each.
+
+    Weighted, the edge of user 1 and item 0 has none.
+    """
     user = np.array([0, 0, 1, 1])
-    return cut(user, np.array([0, 1, 0, 1]), np.array([0, 1, 0, 1]), 2, user if timed else None)
+    weight = np.array([1, 1, 0, 1], np.float32) if kind == "weighted" else None
+    return cut(user, np.array([0, 1, 0, 1]), np.array([0, 1, 0, 1]), 2, user if kind == "timed" else None, weight)
 
 
-def larger(timed: bool = False) -> tuple[list[Topology], PartitionBook]:
-    """Five partitions, the last without a node that has an edge."""
+def larger(kind: str = "") -> tuple[list[Topology], PartitionBook]:
+    """Five partitions, the last without a node that has an edge; weighted, with edges that weigh nothing."""
     user, item = random_edges(3, 40, 20, 300)
     part = np.random.default_rng(2).integers(0, 4, 44 + 23)
     part[40:44] = part[64:] = 4
-    time = np.random.default_rng(5).integers(0, 9, len(user)) if timed else None
-    return cut(user, item, part, 44, time)
+    rng = np.random.default_rng(5)
+    time = rng.integers(0, 9, len(user)) if kind == "timed" else None
+    weight = rng.pareto(1.0, len(user)) * (rng.random(len(user)) < 0.7) if kind == "weighted" else None
+    return cut(user, item, part, 44, time, None if weight is None else weight.astype(np.float32))
 
 
 def loader_of(
@@ -66,7 +79,8 @@ def loader_of(
     bounds = book.worker_bounds(W)
     store = store_of(graph, bounds, group)
     order = SeedOrder(graph, 11, 7, bounds, group.rank, store)
-    options = {"negatives": "uniform", "num_negatives": 2, "time_respecting": graph.has_times}
+    options = {"negatives": "uniform", "num_negatives": 2}
+    options |= {"time_respecting": graph.has_times, "weighted": graph.has_weights}
     sampler = sampler_class(graph, (3, 2), 7, store=store, **options)
     return PrefetchLoader(order, sampler, 0, 40, threads=threads, prefetch=2)
 
@@ -109,7 +123,7 @@ def count(group: WorkerGroup, folder: Path) -> None:
 
 def count_timed(group: WorkerGroup, folder: Path) -> None:
     """The same step with cut-offs: a time is 8 bytes more."""
-    graphs, book = square(timed=True)
+    graphs, book = square("timed")
     config = small_config(
         "sampler.fanout=2", "train.batch_size=4", "sampler.exclude_targets=false", "sampler.time_respecting=true"
     )
@@ -127,10 +141,26 @@ def count_timed(group: WorkerGroup, folder: Path) -> None:
     assert len(batch.nodes) == len(batch.node_type) == 3 + group.rank
 
 
+def count_weighted(group: WorkerGroup, folder: Path) -> None:
+    """The step of the square by weight: an answer is how many were drawn, and these."""
+    graphs, book = square("weighted")
+    config = small_config(
+        "sampler.fanout=2", "train.batch_size=4", "sampler.exclude_targets=false", "sampler.weighted=true"
+    )
+    trainer = small_trainer(config, folder, graphs[1 + group.rank], group, book.worker_bounds(W))
+    batch = batch_of(trainer, 0)
+    trainer.train_step(batch)
+    # Items told and the other's item asked for, as without weights; of item 0 user 0 alone is drawn, of item 1 both.
+    answered = 8 + 4 + 4 * (1 if group.rank == 0 else 2)
+    assert trainer.totals.traffic.bytes["topology"] == 2 * 4 + (8 + 4) + answered
+    assert trainer.totals.traffic.exchanges["topology"] == 1 + 4
+    assert batch.sampled_edges == (1 + 2) + (2 if group.rank == 0 else 1)
+
+
 def agree(group: WorkerGroup, folder: Path) -> None:
     """Minibatches are those of a worker that holds everything, also after leaving early."""
-    for timed, threads in ((False, 1), (False, 3), (True, 3)):
-        graphs, book = larger(timed)
+    for kind, threads in (("", 1), ("", 3), ("timed", 3), ("weighted", 3)):
+        graphs, book = larger(kind)
         ours = loader_of(graphs[1 + group.rank], book, group, threads)
         theirs = loader_of(graphs[0], book, group, 1)
         for stop in (6, 40):
@@ -170,6 +200,7 @@ def one_is_silent(group: WorkerGroup, folder: Path) -> None:
 CASES = {
     "count": (count, 60.0),
     "count timed": (count_timed, 60.0),
+    "count weighted": (count_weighted, 60.0),
     "agree": (agree, 60.0),
     "one fails": (one_fails, 60.0),
     "one is silent": (one_is_silent, 8.0),

@@ -258,16 +258,16 @@ def test_a_time_respecting_run_goes_on(dated_log: Path, tmp_path: Path) -> None:
     assert curve(tmp_path / "cut") == curve(tmp_path / "whole")
 
 
-def test_a_checkpoint_that_says_nothing_of_time_was_trained_without(
+def test_a_checkpoint_that_says_nothing_of_times_and_weights_was_trained_without(
     dated_log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = ("data.timestamp_column=time", "train.max_steps=4")
-    settings = PhaseTrainer._step_settings
+    settings, newer = PhaseTrainer._step_settings, ("sampler.time_respecting", "sampler.weighted")
     with monkeypatch.context() as earlier:
         earlier.setattr(
             PhaseTrainer,
             "_step_settings",
-            lambda trainer: {k: v for k, v in settings(trainer).items() if k != "sampler.time_respecting"},
+            lambda trainer: {k: v for k, v in settings(trainer).items() if k not in newer},
         )
         train(dated_log, tmp_path / "run", *options)
     with pytest.raises(UserError, match=r"was trained with sampler.time_respecting = False, now True"):

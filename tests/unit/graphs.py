@@ -25,12 +25,15 @@ def partitioned(
     n_items: int,
     n_parts: int,
     timestamp: np.ndarray | None = None,
+    weight: np.ndarray | None = None,
 ) -> tuple[Topology, PartitionBook]:
     """The graph under a random partition."""
     part = np.random.default_rng(n_parts).integers(0, n_parts, n_users + n_items)
     book = relabel(part, n_users, n_parts)
-    graph = StableGraph.build(Interactions(user, item, timestamp, None), n_users, n_items)
+    graph = StableGraph.build(Interactions(user, item, timestamp, weight), n_users, n_items)
     rows = [graph.rows_of(book, p) for p in range(n_parts)]
     parts = [(r.indptr, r.indices) for r in rows]
     times = None if timestamp is None else [r.times for r in rows]
-    return Topology(book.offsets, book.stable_id, book.node_id, parts, graph.user_offsets, times=times), book
+    weights = None if weight is None else [r.weight for r in rows]
+    ids = (book.offsets, book.stable_id, book.node_id)
+    return Topology(*ids, parts, graph.user_offsets, times=times, weights=weights), book

@@ -270,3 +270,18 @@ def test_what_does_not_go_with_time_respecting() -> None:
     shared = load_config(None, ["loss.name=bpr", "loss.negatives=shared"])
     with pytest.raises(UserError, match=r"or set sampler.time_respecting = false"):
         shared.for_log("global_time", True)
+
+
+def test_what_does_not_go_with_weighted_sampling() -> None:
+    on = "sampler.weighted=true"
+    assert not load_config(None).sampler.weighted
+    with pytest.raises(
+        UserError, match=r"does not go with sampler.time_respecting = true .*; set one of them to false"
+    ):
+        load_config(None, [on, "sampler.time_respecting=true"])
+    with pytest.raises(UserError, match=r"does not go with sampler.time_respecting = true"):
+        load_config(None, [on]).for_log("global_time", True)
+    assert load_config(None, [on, "sampler.time_respecting=false"]).for_log("global_time", True).sampler.weighted
+    with pytest.raises(UserError, match="name their column in data.weight_column"):
+        load_config(None, [on, "data.input=log.csv"])
+    assert load_config(None, [on, "data.input=log.csv", "data.weight_column=w"]).sampler.weighted

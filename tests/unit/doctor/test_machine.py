@@ -85,6 +85,9 @@ def test_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (rich.status, off.status) == (FAIL, OK)  # 4 GB of features
     workers = only(machine.check_memory(examination("cluster.workers=2", "partition.parts=2", n_nodes=1000)))
     assert workers.status == FAIL  # twice the 2 GiB for evaluation
+    edges = {"n_nodes": 1000, "n_edges": 100_000_000}
+    on, off = (only(machine.check_memory(examination(f"sampler.weighted={x}", **edges))) for x in ("true", "false"))
+    assert (on.status, off.status) == (FAIL, OK)  # 4.5 GiB of tables
     long = only(machine.check_memory(examination(n_rows=1 << 30, timestamps=True)))
     assert long.status == FAIL
     assert "distgnn prepare" in long.advice

@@ -167,6 +167,49 @@ def test_times_that_are_not_there_are_refused(folder: Path, tmp_path: Path) -> N
         prepare(settings, log=quiet).topology("fit", "metis", 1, times=True)
 
 
+def weighted_dataset(folder: Path, weights: np.ndarray) -> PreparedDataset:
+    rows = random_log(1)
+    table = {"user": [r[0] for r in rows], "item": [r[1] for r in rows], "w": np.resize(weights, len(rows))}
+    folder.mkdir()
+    pq.write_table(pa.table(table), folder / "log.parquet")
+    settings = config(
+        data={"input": str(folder / "log.parquet"), "weight_column": "w"},
+        partition={"parts": 2},
+        run={"out": str(folder / "dataset")},
+    )
+    return prepare(settings, log=quiet)
+
+
+def test_topologies_with_weights(tmp_path: Path) -> None:
+    dataset = weighted_dataset(tmp_path / "a", np.array([0.0, 1.5, 4.0, 0.25]))
+    plain, weighted = (dataset.topology("full", "metis", 2, weights=weights) for weights in (False, True))
+    weighted.validate()
+    assert (plain.has_weights, weighted.has_weights) == (False, True)
+    total = sum(dataset.edge_table(split)["weight"].to_numpy().sum() for split in ("train", "valid"))
+    assert sum(weighted.row_weights(node).sum() for node in range(weighted.n_nodes)) == pytest.approx(2 * total)
+    assert weighted.nbytes() == plain.nbytes() + 2 * dataset.n_train * 4
+    headers = 2 * 3 * 128
+    assert dataset.topology_bytes("full", "metis", 2, weights=True) == weighted.nbytes() + headers
+    assert weighted.table_bytes() == 2 * dataset.n_train * (16 + 8)
+    own = dataset.topology("full", "metis", 2, range(1, 2), weights=True)
+    node = int(own.offsets[1, 0])
+    assert own.row_weights(node).tolist() == weighted.row_weights(node).tolist()
+    stated = dataset.weight_table_bytes("full", "metis", 2, range(1, 2))
+    assert own.table_bytes() < stated < own.table_bytes() + 1000
+    assert plain.table_bytes() == 0
+    weighted.drop_tables()
+    assert weighted.table_bytes() == 0
+
+
+def test_weights_that_cannot_be_drawn_by_are_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no weights, and sampler.weighted = true goes by them; prepare the log with"):
+        PreparedDataset.open(str(folder)).topology("fit", "metis", 2, weights=True)
+    negative = weighted_dataset(tmp_path / "a", np.array([1.0, -2.5, 1.0]))
+    negative.topology("full", "metis", 2).validate()
+    with pytest.raises(UserError, match=r"weights of at least 0, and an edge has -\d.*: prepare a log without such"):
+        negative.topology("full", "metis", 2, weights=True)
+
+
 def _tamper(folder: Path, file: str, array: np.ndarray) -> None:
     """Replace an array, and make the manifest agree."""
     manifest = json.loads((folder / "manifest.json").read_text())

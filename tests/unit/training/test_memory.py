@@ -12,12 +12,13 @@ import torch
 from distgnn import resources
 from distgnn.config import Config, load_config
 from distgnn.distributed.process_group import WorkerGroup
-from distgnn.training.memory import FeatureNeed, Placement, choose_topology, needs, place_tables
+from distgnn.training.memory import FeatureNeed, Placement, choose_topology, needs, place_tables, weight_table_bytes
 from distgnn.types import UserError
 
 GPU = torch.device("cuda", 0)
 N_NODES, N_OWN = 10_000_000, 5_000_000
 GIB = 1 << 30
+NONE = FeatureNeed()
 HOT = "cluster.hot_rows=0.25"
 
 
@@ -134,6 +135,21 @@ def test_entries_of_a_time_respecting_step_are_no_fewer_than_the_nodes() -> None
     entries = 4 * 1024 * 11 * 11
     assert timed.step > entries * 64 * 4 * 3 > 10 * plain.step / 2
     assert (timed.tables, timed.sampler, timed.evaluation) == (plain.tables, plain.sampler, plain.evaluation)
+
+
+def test_tables_by_weight_are_counted_with_the_sampler() -> None:
+    made = config()
+    with_them, without = (
+        needs(made, N_NODES, N_OWN, 2, gpu=False, tables_on_gpu=False, weight_tables=n)[0] for n in (7 * GIB, 0)
+    )
+    assert with_them.sampler - without.sampler == with_them.total - without.total == 7 * GIB
+    group = WorkerGroup(0, 1, torch.device("cpu"), None, None, None)
+    plain, told = (place_tables(load_config(None), N_NODES, N_OWN, "fit", group, None, NONE, n) for n in (0, 7 * GIB))
+    assert plain.statement != told.statement
+    for options, expected in (([], 2 * 24_000), (["sampler.topology=partitioned"], 8_000)):
+        weighted = load_config(None, ["sampler.weighted=true", *options])
+        assert weight_table_bytes(weighted, 1000, 6) == expected
+    assert weight_table_bytes(load_config(None), 1000, 6) == 0
 
 
 def test_tables_on_a_device_that_is_not_used_are_refused() -> None:
