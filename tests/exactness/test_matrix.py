@@ -75,7 +75,9 @@ def test_the_tiny_graph_has_every_extreme(root: Path, folder: Path) -> None:
     assert all((by_partition.seeds(step).share_sizes == 0).any() for step in range(len(edges)))
 
 
-@pytest.mark.parametrize("name", BREAKS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if i else []) for i, name in enumerate(BREAKS)]
+)
 def test_a_mistake_is_seen(root: Path, tmp_path: Path, name: str) -> None:
     """Each of these passes where it is made by one worker alone."""
     cell = Cell((8, 2), "replicated", 1, False, "tiny", "lightgcn", "bpr", "sgd")

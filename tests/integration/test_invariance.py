@@ -228,7 +228,7 @@ def test_a_split_by_time_keeps_to_the_past(tmp_path: Path) -> None:
     assert later > 0
 
 
-@pytest.mark.parametrize(("expand", "settings"), [("all", tiny), ("new", by_time)])
+@pytest.mark.parametrize(("expand", "settings"), [pytest.param("all", tiny, marks=pytest.mark.slow), ("new", by_time)])
 def test_who_holds_the_topology_changes_no_bit(
     tmp_path: Path, expand: str, settings: Callable[[Path], list[str]]
 ) -> None:

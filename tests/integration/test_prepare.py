@@ -75,7 +75,13 @@ def wait_for(folder: Path, file: str, process: subprocess.Popen[str]) -> None:
         time.sleep(0.001)
 
 
-MOMENTS = ["edges/train.parquet", "users.parquet", "metis-4/offsets.npy", "full/part-0001/*", "fit/part-0000/*"]
+MOMENTS = [
+    "edges/train.parquet",
+    pytest.param("users.parquet", marks=pytest.mark.slow),
+    pytest.param("metis-4/offsets.npy", marks=pytest.mark.slow),
+    pytest.param("full/part-0001/*", marks=pytest.mark.slow),
+    "fit/part-0000/*",
+]
 
 
 @pytest.mark.parametrize("moment", MOMENTS)

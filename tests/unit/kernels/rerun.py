@@ -7,7 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-MODES = ["NUMBA_DISABLE_JIT", "NUMBA_BOUNDSCHECK"]
+import pytest
+
+# Bounds-checked kernels are compiled anew for every file.
+MODES = ["NUMBA_DISABLE_JIT", pytest.param("NUMBA_BOUNDSCHECK", marks=pytest.mark.slow)]
 IS_RERUN = "DISTGNN_KERNEL_RERUN" in os.environ
 
 

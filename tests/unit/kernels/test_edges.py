@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +12,7 @@ from hypothesis import strategies as st
 from distgnn.data.interactions import group_order
 from distgnn.kernels.edges import find_in_rows, gather_rows, hash_pairs
 from tests import naive_prepare
+from tests.unit.kernels.rerun import IS_RERUN, MODES, rerun
 
 pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered")  # uint64 wraps by intention, also unjitted
 _KEYS = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9))  # a key is a hash already
@@ -63,11 +61,7 @@ def test_pair_hashes_differ_and_follow_the_key() -> None:
     assert (swapped == one).sum() == (left == right).sum()
 
 
-@pytest.mark.skipif("DISTGNN_KERNEL_RERUN" in os.environ, reason="is the rerun itself")
-@pytest.mark.parametrize("mode", ["NUMBA_DISABLE_JIT", "NUMBA_BOUNDSCHECK"])
+@pytest.mark.skipif(IS_RERUN, reason="is the rerun itself")
+@pytest.mark.parametrize("mode", MODES)
 def test_same_answers_unjitted_and_with_bounds_checked(mode: str, tmp_path: Path) -> None:
-    # Bounds-checked code must not be taken from, or put into, the usual cache.
-    environment = os.environ | {mode: "1", "NUMBA_CACHE_DIR": str(tmp_path), "DISTGNN_KERNEL_RERUN": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
-    rerun = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert rerun.returncode == 0, rerun.stdout[-3000:]
+    rerun(__file__, mode, tmp_path)

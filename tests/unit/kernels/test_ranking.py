@@ -1,9 +1,5 @@
 """Ranking kernels against plain Python, jitted, as plain Python and with bounds checked."""
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -21,6 +17,7 @@ from distgnn.kernels.ranking import (
     update_top_k,
 )
 from tests import naive_metrics
+from tests.unit.kernels.rerun import IS_RERUN, MODES, rerun
 
 pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered")  # uint64 wraps by intention, also unjitted
 
@@ -139,19 +136,7 @@ def test_mark_hits():
     assert hits.tolist() == [[True, False, False], [False, True, False], [False, False, False]]
 
 
-@pytest.mark.skipif("DISTGNN_KERNEL_RERUN" in os.environ, reason="is the rerun itself")
-@pytest.mark.parametrize("mode", ["NUMBA_DISABLE_JIT", "NUMBA_BOUNDSCHECK"])
+@pytest.mark.skipif(IS_RERUN, reason="is the rerun itself")
+@pytest.mark.parametrize("mode", MODES)
 def test_same_answers_unjitted_and_with_bounds_checked(mode, tmp_path):
-    environment = os.environ | {
-        mode: "1",
-        "NUMBA_CACHE_DIR": str(tmp_path),  # bounds-checked code must not be taken from, or put into, the usual cache
-        "DISTGNN_KERNEL_RERUN": "1",
-    }
-    rerun = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert rerun.returncode == 0, rerun.stdout[-3000:]
+    rerun(__file__, mode, tmp_path)

@@ -1,0 +1,121 @@
+"""Plots of the benchmarks' figures, as SVG files for the results pages.
+
+python -m benchmarks.plots --sampler S.json --training T.json --evaluation E.json --out benchmarks/results
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("svg")
+matplotlib.rcParams["svg.hashsalt"] = "distgnn"  # the same figures give the same file
+
+import matplotlib.pyplot as plt  # noqa: E402
+
+STAGES = ("loading", "sampling", "waiting", "fetch", "forward", "backward", "optimizer")
+
+
+def bars(
+    groups: list[str], series: dict[str, list[float]], label: str, title: str, limit: list[float] | None = None
+) -> Any:
+    """A group of bars for each name, a bar for each series; a line over each group where a limit is given."""
+    figure, axes = plt.subplots(figsize=(8, 3.6), layout="constrained")
+    width = 0.8 / len(series)
+    for k, (name, values) in enumerate(series.items()):
+        places = [g - 0.4 + width * (k + 0.5) for g in range(len(groups))]
+        axes.bar_label(axes.bar(places, values, width, label=name), fmt="%.3g", fontsize=7, padding=1)
+    if limit:
+        spans = [(g - 0.45, g + 0.45) for g in range(len(groups))]
+        axes.hlines(limit, *zip(*spans, strict=True), colors="black", linestyles="dashed", label="limit")
+    axes.set_xticks(range(len(groups)), groups, fontsize=8)
+    axes.set_ylabel(label)
+    axes.set_title(title, fontsize=10)
+    axes.legend(fontsize=7)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def sampler_plot(figures: dict[str, Any], threads: int) -> Any:
+    """Million sampled edges a second by workload and fanout, and the ceiling."""
+    cases = [case for case in figures["cases"] if case["threads"] == threads]
+    shapes = list(dict.fromkeys((case["workload"], tuple(case["fanout"])) for case in cases))
+    names = list(dict.fromkeys(f"{case['contender']}, {case['expand']}" for case in cases))
+    found = {
+        (case["workload"], tuple(case["fanout"]), f"{case['contender']}, {case['expand']}"): case["edges_per_second"][
+            "median"
+        ]
+        for case in cases
+    }
+    series = {name: [found.get((*shape, name), 0.0) / 1e6 for shape in shapes] for name in names}
+    limit = [figures["ceiling_gathers_per_second"][f"{shape[0]}, {threads}"] / 1e6 for shape in shapes]
+    groups = [f"{workload}\n[{', '.join(map(str, fanout))}]" for workload, fanout in shapes]
+    title = f"Neighbour sampling, {threads} thread{'s' * (threads > 1)}; dashed: dependent random reads"
+    return bars(groups, series, "million edges a second", title, limit)
+
+
+def training_plot(figures: dict[str, Any], threads: int) -> Any:
+    """Milliseconds of a step by stage; sampling that runs beside the trainer is not on top of it."""
+    cells = [cell for cell in figures["cells"] if cell["threads"] == threads]
+    names, rows = [], []
+    for cell in cells:
+        for name, one in cell["contenders"].items():
+            names.append(f"{cell['model']}, {cell['workload']}, {cell['batch']:,}: {name}")
+            rows.append({s: ms for s, ms in one["stages_ms"].items() if s != "sampling"})
+    figure, axes = plt.subplots(figsize=(8, 0.9 + 0.26 * len(names)), layout="constrained")
+    left = [0.0] * len(names)
+    for stage in STAGES:
+        values = [row.get(stage, 0.0) for row in rows]
+        if any(values):
+            axes.barh(names, values, left=left, label=stage)
+            left = [a + b for a, b in zip(left, values, strict=True)]
+    axes.invert_yaxis()
+    axes.tick_params(axis="y", labelsize=7)
+    axes.set_xlabel("milliseconds a step")
+    axes.set_title(f"A training step, {threads} core{'s' * (threads > 1)}", fontsize=10)
+    axes.legend(fontsize=7)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def ranking_plot(figures: dict[str, Any]) -> Any:
+    """Share of the speed of a large matrix product."""
+    cases = [case for case in figures["ranking"] if case["threads"] == 1]
+    shapes = list(dict.fromkeys((case["workload"], case["k"]) for case in cases))
+    names = list(dict.fromkeys(case["contender"] for case in cases))
+    found = {
+        (case["workload"], case["k"], case["contender"]): 100
+        * case["operations_per_second"]
+        / case["limit_operations_per_second"]
+        for case in cases
+    }
+    series = {name: [found.get((*shape, name), 0.0) for shape in shapes] for name in names}
+    groups = [f"{workload}\nbest {k}" for workload, k in shapes]
+    return bars(groups, series, "% of a large product's speed", "Full ranking, one thread")
+
+
+def main() -> None:
+    """Write the plots whose figures are given."""
+    options = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    for name in ("sampler", "training", "evaluation"):
+        options.add_argument(f"--{name}", metavar="FILE", help=f"figures of benchmarks.{name}")
+    options.add_argument("--out", default="benchmarks/results", help="folder")
+    arguments = options.parse_args()
+    plots: dict[str, Any] = {}
+    for name, threaded in (("sampler", sampler_plot), ("training", training_plot)):
+        if getattr(arguments, name):
+            figures = json.loads(Path(getattr(arguments, name)).read_text(encoding="utf-8"))
+            for threads in sorted({case["threads"] for case in figures["cases" if name == "sampler" else "cells"]}):
+                plots[f"{name}-{threads}"] = threaded(figures, threads)
+    if arguments.evaluation:
+        plots["ranking"] = ranking_plot(json.loads(Path(arguments.evaluation).read_text(encoding="utf-8")))
+    for name, figure in plots.items():
+        figure.savefig(Path(arguments.out) / f"{name}.svg", metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    main()
