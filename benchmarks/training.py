@@ -45,20 +45,16 @@ def run(command: list[str]) -> dict[str, Any]:
     return figures
 
 
-def peer_variants(threads: int) -> list[list[str]]:
-    """Options of the peer to choose from."""
-    variants = []
-    for aggregation, trim, optimizer in itertools.product(AGGREGATIONS, (True, False), ("dense", "sparse")):
-        variants.append(["--aggregation", aggregation, "--optimizer", optimizer, *(["--trim"] if trim else [])])
-    if threads > 1:
-        variants += [[*variant, "--workers", "1"] for variant in variants]
-    return variants
-
-
-def best_peer(command: list[str], threads: int) -> tuple[list[str], dict[str, Any]]:
+def best_peer(
+    command: list[str], threads: int, on_one: tuple[list[str], dict[str, Any]] | None
+) -> tuple[list[str], dict[str, Any]]:
     """The peer's fastest options in short runs, chosen one after the other, and the figures of every run tried.
 
-    Aggregation and trimming first, then the optimizer, then loader processes: they hardly depend on one another.
+    Aggregation and trimming first, then the optimizer, then a loader process: they hardly depend on one another, and
+    the first ones hardly on the number of threads.
+
+    Args:
+        on_one: what was found on one thread, if it was looked for.
     """
     tried: dict[str, Any] = {}
 
@@ -69,11 +65,15 @@ def best_peer(command: list[str], threads: int) -> tuple[list[str], dict[str, An
             tried[name] = run([*command, *quick, *options])
         return float(tried[name].get("positives_per_second", 0.0))
 
-    variants = [v for v in peer_variants(threads) if "dense" in v and "--workers" not in v]
-    best = max(variants, key=rate)
-    best = max([best, ["sparse" if word == "dense" else word for word in best]], key=rate)
+    if on_one is None:
+        ways = itertools.product(AGGREGATIONS, (["--trim"], []))
+        best = max((["--aggregation", way, "--optimizer", "dense", *trim] for way, trim in ways), key=rate)
+        best = max([best, ["sparse" if word == "dense" else word for word in best]], key=rate)
+    else:
+        best = on_one[0]
     if threads > 1:
         best = max([best, [*best, "--workers", "1"]], key=rate)
+    rate(best)
     return best, tried
 
 
@@ -107,7 +107,7 @@ def cell(
     if options.peer_python:
         peer = [options.peer_python, str(PEER), *common]
         if (model, threads) not in chosen_by:
-            chosen_by[model, threads] = best_peer(peer, threads)
+            chosen_by[model, threads] = best_peer(peer, threads, chosen_by.get((model, 1)))
         chosen, facts["peer_tried"] = chosen_by[model, threads]
         said = facts["peer_tried"][" ".join(chosen)]
         if "positives_per_second" in said:

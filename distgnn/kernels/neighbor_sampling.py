@@ -44,7 +44,17 @@ def pick_positions(key, allowed, fanout, table, generation, picked):
         _pick_with_table(key, allowed, fanout, table, generation, picked)
         return
     n = 0
-    seen = np.uint64(0)  # a bit for the last six of each rank: most repetitions are ruled out without a scan
+    seen = np.uint64(0)
+    if allowed <= 64:  # a bit for each rank, and no branch to guess: in short rows repetitions are common
+        for j in range(allowed - fanout, allowed):
+            rank = bounded(draw(key, np.uint64(n)), np.uint64(j + 1))
+            repeated = (seen >> rank) & np.uint64(1)
+            rank += repeated * (np.uint64(j) - rank)
+            seen |= np.uint64(1) << rank
+            picked[n] = np.int64(rank)
+            n += 1
+        return
+    # A bit for the last six of each rank: most repetitions are ruled out without a scan.
     for j in range(allowed - fanout, allowed):
         rank = np.int64(bounded(draw(key, np.uint64(n)), np.uint64(j + 1)))
         bit = np.uint64(1) << np.uint64(rank & 63)

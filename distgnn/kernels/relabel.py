@@ -22,7 +22,7 @@ def append_distinct(candidates, slot, epoch, nodes, n_nodes, index):
         candidates: integer `[c]` node ids; -1 (no node) gets local id -1.
         slot: int64 `[N]` scratch, epoch << 32 | local id; a node is in the minibatch where its epoch is this one.
         epoch: 0 < epoch < 2^31.
-        nodes: int64, room for n_nodes + c. index: integer `[c]`, written.
+        nodes: int64, room for one more than there will be. index: integer `[c]`, written.
 
     Returns:
         The new number of nodes.
@@ -37,12 +37,13 @@ def append_distinct(candidates, slot, epoch, nodes, n_nodes, index):
         if node < 0:
             index[i] = -1
             continue
+        # New or not is anybody's guess: no branch, so everything is written either way.
         found = slot[node]
-        if found >> 32 != epoch:
-            found = stamp | n_nodes
-            slot[node] = found
-            nodes[n_nodes] = node
-            n_nodes += 1
+        new = np.int64(found >> 32 != epoch)
+        found += new * ((stamp | n_nodes) - found)
+        slot[node] = found
+        nodes[n_nodes] = node
+        n_nodes += new
         index[i] = found & 0xFFFFFFFF
     return n_nodes
 

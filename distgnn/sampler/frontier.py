@@ -36,9 +36,9 @@ class Scratch:
         return self.epoch
 
     def reserve(self, n: int) -> np.ndarray:
-        """Room for n nodes of the minibatch, those that are there already kept."""
-        if len(self.nodes) < n:
-            grown = np.empty(min(max(n, 2 * len(self.nodes)), len(self.slot)), np.int64)
+        """Room for n nodes of the minibatch and one more, those that are there already kept."""
+        if len(self.nodes) < n + 1:
+            grown = np.empty(min(max(n, 2 * len(self.nodes)), len(self.slot)) + 1, np.int64)
             grown[: len(self.nodes)] = self.nodes
             self.nodes = grown
         return self.nodes

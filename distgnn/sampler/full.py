@@ -32,7 +32,7 @@ class FullNeighborhood:
         degree = graph.degree(nodes)
         self.slot[nodes] = (self.epoch << 32) + np.arange(len(nodes))
         total = int(degree.sum())
-        sources = np.empty(min(len(nodes) + total, graph.n_nodes), np.int64)
+        sources = np.empty(min(len(nodes) + total, graph.n_nodes) + 1, np.int64)
         sources[: len(nodes)] = nodes
         indptr = np.zeros(len(nodes) + 1, np.int64)
         neighbors = np.empty(total, graph.like_indices.dtype)

@@ -114,7 +114,7 @@ def test_rows_are_put_at_their_places() -> None:
 def test_append_distinct_keeps_the_order_of_appearance(groups: list[list[int]]) -> None:
     slot = np.zeros(13, np.int64)
     for epoch in (1, 2):  # scratch is not cleared between minibatches
-        nodes = np.empty(sum(map(len, groups)), np.int64)
+        nodes = np.empty(sum(map(len, groups)) + 1, np.int64)
         n, expected = 0, []
         for group in groups:
             index = np.empty(len(group), np.int64)
