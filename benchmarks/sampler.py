@@ -3,9 +3,10 @@
     python -m benchmarks.sampler --json OUT.json [--peer-python .venv-peers/bin/python]
 
 Batches of 1,024 random seeds without replacement, relabelled; 20 for warming up (compilation among them), then 200 (of
-torch_sparse, which takes a second for a few of them, 3 and 20); medians of three rounds in which the contenders take turns, each in a process of its own. Equal work: PyG expands only
-the nodes that a hop has newly reached (`expand = new`), GraphBolt all of them (`all`); we do both. The ceiling is
-dependent pairs of random reads from arrays of the same size, a pair for each edge.
+torch_sparse, which takes a second for a few of them, 3 and 20); medians of three rounds in which the contenders take
+turns, each in a process of its own. Equal work: PyG expands only the nodes that a hop has newly reached (`expand =
+new`), GraphBolt all of them (`all`); we do both. The ceiling is dependent pairs of random reads from arrays of the same
+size, a pair for each edge.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def plan_fetch(
     if group.size == 1:
         n = len(nodes)
         rows = move(torch.from_numpy(nodes - bounds[0]), device)
-        return FetchPlan(torch.arange(n, device=device), [n], [n], rows)
+        return FetchPlan(move(torch.from_numpy(np.arange(n)), device), [n], [n], rows)
     counts = np.zeros(group.size, np.int64)
     order = np.empty(len(nodes), np.int64)
     route_by_owner(nodes, bounds, counts, order)

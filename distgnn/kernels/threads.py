@@ -6,20 +6,41 @@ beside the trainer.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 
 _LEAST_ROWS = 1024  # fewer are not worth handing over
 _PARTS = 4  # for each thread: rows are not equally dear
 
 
+_busy = 0  # threads that are at work beside those who share rows out
+
+
+@contextmanager
+def beside(threads: int) -> Iterator[None]:
+    """While so many other threads of this process compute, rows are shared out to fewer.
+
+    Everybody waits for the last part: one that has to wait for a core, because there are more threads than cores, makes
+    all wait.
+    """
+    global _busy
+    _busy += threads
+    try:
+        yield
+    finally:
+        _busy -= threads
+
+
 def share_rows(n: int, threads: int, work: Callable[[int, int], object]) -> None:
     """Call `work(start, stop)` for parts of range(n), by so many threads; returns when all are done.
 
     Args:
+        threads: without those `beside`.
         work: a call of a kernel; must not share rows out itself.
     """
+    threads = max(1, threads - _busy)
     parts = min(_PARTS * threads, n // _LEAST_ROWS)
     if threads == 1 or parts < 2:
         work(0, n)

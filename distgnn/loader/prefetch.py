@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, Protocol, TypeVar
 
+from distgnn.kernels.threads import beside
 from distgnn.sampler import SeedOrder, TopologyStore
 from distgnn.timeline import BLOCKED, SAMPLING, Timeline
 from distgnn.types import SeedEdges
@@ -79,6 +80,10 @@ class PrefetchLoader(Generic[Batch]):
         return batch, waited and waited / (now - started)
 
     def __iter__(self) -> Iterator[Batch]:
+        with beside(self.threads):
+            yield from self._ahead()
+
+    def _ahead(self) -> Iterator[Batch]:
         pending: deque[Future[tuple[Batch, float]]] = deque()
         store = self.sampler.store
         # No wider than what is pending at once: else a wave would wait for a step that nobody has begun.

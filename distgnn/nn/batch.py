@@ -89,17 +89,18 @@ def block_tensors(
         gradients: of the last block, which takes the input rows.
     """
     node_key = move(torch.from_numpy(keys), device)
+    # Converted by NumPy, in this thread: torch would use all cores, on which sampling threads are at work.
+    floating = {torch.float32: np.float32, torch.float64: np.float64}[dtype]
     result = []
     for block in blocks:
-        indptr = move(torch.from_numpy(block.indptr), device)
         result.append(
             BlockTensors(
                 n_dst=block.n_dst,
                 n_src=block.n_src,
-                indptr=indptr,
+                indptr=move(torch.from_numpy(block.indptr), device),
                 indices=move(torch.from_numpy(block.indices), device),
-                degree=move(torch.from_numpy(block.degree), device).to(dtype),
-                drawn=indptr.diff().to(dtype),
+                degree=move(torch.from_numpy(block.degree.astype(floating)), device),
+                drawn=move(torch.from_numpy(np.diff(block.indptr).astype(floating)), device),
                 node_key=node_key[: block.n_src],
                 gradients=gradients if block is blocks[-1] else None,
             )

@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 
-from distgnn.kernels.threads import share_rows
+from distgnn.kernels.threads import beside, share_rows
 
 
 @pytest.mark.parametrize("n", [0, 1, 1000, 5000, 100_001])
@@ -38,6 +38,23 @@ def test_many_rows_go_to_several_threads_and_few_stay() -> None:
     here = threading.current_thread().name
     assert names(100_000, 1) == {here} == names(10, 2)
     assert len(names(100_000, 2)) == 2
+
+
+def test_threads_at_work_beside_are_left_out() -> None:
+    def names(threads: int) -> set[str]:
+        found: set[str] = set()
+        share_rows(100_000, threads, lambda start, stop: found.add(threading.current_thread().name))
+        return found
+
+    here = {threading.current_thread().name}
+    with beside(1):
+        assert names(2) == here
+        with beside(1):
+            assert names(2) == names(1) == here
+        assert here.isdisjoint(names(3))
+    with pytest.raises(KeyError), beside(1):
+        raise KeyError
+    assert here.isdisjoint(names(2))
 
 
 def test_an_error_of_a_thread_is_the_callers() -> None:
