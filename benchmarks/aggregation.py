@@ -126,7 +126,7 @@ def measure(batch: int, threads: int, rounds: int) -> list[dict[str, Any]]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure, print, write."""
-    warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
+    warnings.filterwarnings("ignore", message="Sparse (CSR|invariant)")
     options_parser = parser(__doc__.split("\n")[0])
     options_parser.add_argument("--threads", type=int, default=1)
     options_parser.add_argument("--batches", default="1024,4096")
