@@ -222,6 +222,7 @@ class Killer(threading.Thread):
             time.sleep(0.002)
 
 
+@pytest.mark.slow
 def test_a_killed_distillation_goes_on_to_the_same_student(teacher: Path, tmp_path: Path) -> None:
     options = ("distill.epochs=10", "cluster.workers=2")
     whole = distill(teacher, tmp_path / "whole", *options)

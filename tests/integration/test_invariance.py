@@ -89,7 +89,8 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DISTGNN_CACHE", str(tmp_path / "cache"))
 
 
-@pytest.mark.parametrize("model", [pytest.param(LIGHTGCN, marks=pytest.mark.slow), GRAPHSAGE])
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [LIGHTGCN, GRAPHSAGE])
 def test_blocks_are_equal_and_losses_agree(tmp_path: Path, model: str) -> None:
     overrides = ["sampler.fanout=5,5", "train.max_steps=60", "train.batch_size=256", *MODELS[model]]
     first, reference = run_cell(tmp_path, CELLS[0], overrides)
@@ -129,7 +130,9 @@ def with_features(folder: Path, roles: list[str]) -> list[str]:
     return settings
 
 
-@pytest.mark.parametrize("model", TINY_MODELS)
+@pytest.mark.parametrize(
+    "model", [pytest.param(m, marks=[pytest.mark.slow] if m == "shared bpr, adam" else []) for m in TINY_MODELS]
+)
 def test_a_graph_of_extremes_gives_the_same_run(tmp_path: Path, model: str) -> None:
     """Whole runs in float64: both phases, and metrics, with shares and partitions that are often empty."""
     overrides = [*tiny(tmp_path), *TINY_MODELS[model]]

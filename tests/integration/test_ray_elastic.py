@@ -134,6 +134,7 @@ def n_shards(run: Path) -> int:
     return sum(name.startswith("shard-") for info in found for name in info.manifest["files"])
 
 
+@pytest.mark.slow
 def test_two_nodes_with_caches_of_their_own_compute_what_one_process_does(
     cluster: LocalCluster, cache: Path, log: Path, s3_bucket: str, tmp_path: Path
 ) -> None:
