@@ -203,8 +203,8 @@ def draw_rows_until(
     Args:
         cutoff: int64 `[n]`, part of the draw's key.
         time_address, fence_address, coarse_address, neighbor_address, place_address: int64 `[P]`, see
-            `distgnn.graph.TimedRows`; time_range: least and greatest value of the
-            timestamps' dtype, `[2]`; the least is no timestamp.
+            `distgnn.timed_rows.TimedRows`; time_range: least and greatest value of the timestamps' dtype, `[2]`; the
+            least is no timestamp.
         excluded_rank: int64, excluded places in each row's order by time, sorted within a row.
         excluded_filter: uint64, see `may_be_endpoint`.
         degree: int64 `[n]`, written: edges up to the cut-off that are not excluded.

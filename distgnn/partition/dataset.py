@@ -31,8 +31,6 @@ from distgnn.partition.dataset_files import (
 from distgnn.timed_rows import TIMED_ARRAYS, TimedRows
 from distgnn.types import UserError
 
-_BUFFER_ROWS = 1 << 20
-
 
 class PreparedDataset:
     """A prepared dataset. Build it with `PreparedDataset.open`.
@@ -180,8 +178,7 @@ class PreparedDataset:
         """The graph of a phase (`fit`: training without validation edges; `full`: both), memory-mapped.
 
         Args:
-            held: the partitions whose files are opened (of a remote dataset: fetched); None: all. Degrees of all nodes
-                are then kept in memory, 4 bytes each.
+            held: the partitions whose files are opened (of a remote dataset: fetched); None: all.
             times: with the rows by time, for time-respecting sampling.
             weights: with the tables for sampling by weight, built in memory.
 
