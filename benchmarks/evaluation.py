@@ -16,15 +16,13 @@ compilation and page faults.
 
 from __future__ import annotations
 
-import json
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from benchmarks.evaluation_contenders import DIM, EDGES_AT_ONCE, SQUARE
-from benchmarks.harness import parser, write_json
+from benchmarks.harness import Contender, parser, write_json
 from benchmarks.workloads import csc_of
 from distgnn.report import format_table
 
@@ -35,34 +33,13 @@ RANKING = ("distgnn", "distgnn, exact", "torch", "torch, kept")
 INFERENCE = ("distgnn", "torch.sparse", "scatter")
 
 
-class Contender:
-    """A process that answers requests."""
-
-    def __init__(self, name: str, folder: Path, threads: int) -> None:
-        command = [sys.executable, "-m", "benchmarks.evaluation_contenders", name, str(folder), str(threads)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.name, self.facts = name, self._answer()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"a contender has ended with status {self._process.wait()}")
-        found: dict[str, Any] = json.loads(line)
-        return found
-
-    def ask(self, **request: Any) -> dict[str, Any]:
-        """Seconds and peak memory."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        return self._answer()
-
-    def end(self) -> None:
-        """Let the process end."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
+def started(name: str, folder: Path, threads: int) -> Contender:
+    """A contender that is ready."""
+    command = [sys.executable, "-m", "benchmarks.evaluation_contenders", name, str(folder), str(threads)]
+    contender = Contender(name, command)
+    if contender.error:
+        raise RuntimeError(f"{name}: {contender.error}")
+    return contender
 
 
 def rounds(requests: list[tuple[Contender, dict[str, Any]]]) -> list[dict[str, Any]]:
@@ -87,7 +64,7 @@ def rounds(requests: list[tuple[Contender, dict[str, Any]]]) -> list[dict[str, A
 def measure_ranking(name: str, threads: int, users: int) -> list[dict[str, Any]]:
     """Cases of a workload."""
     folder = csc_of(name)
-    contenders = [Contender(f"rank {contender}", folder, threads) for contender in (*RANKING, "limit")]
+    contenders = [started(f"rank {contender}", folder, threads) for contender in (*RANKING, "limit")]
     users = min(users, contenders[0].facts["n_users"])
     cases = []
     for k in LENGTHS:
@@ -110,7 +87,7 @@ def measure_ranking(name: str, threads: int, users: int) -> list[dict[str, Any]]
 def measure_inference(name: str, threads: int) -> list[dict[str, Any]]:
     """Cases of a workload."""
     folder = csc_of(name)
-    contenders = [Contender(f"infer {contender}", folder, threads) for contender in (*INFERENCE, "copy", "gather")]
+    contenders = [started(f"infer {contender}", folder, threads) for contender in (*INFERENCE, "copy", "gather")]
     cases = []
     for encoder in ENCODERS:
         limits = ("infer copy", "infer gather")

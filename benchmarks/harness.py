@@ -67,3 +67,52 @@ def records_of(run: Path) -> list[dict[str, Any]]:
     """Training records of a run."""
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return [record for record in map(json.loads, lines) if "loss" in record]
+
+
+class Contender:
+    """A process that says what it has got ready, and then answers requests; both are lines of JSON.
+
+    Args:
+        name: what to call it. command: that starts it. keep_errors: have what it says on stderr at hand, not shown.
+
+    Attributes:
+        facts: what it said first. error: the last line of one that ended instead, else empty.
+    """
+
+    def __init__(self, name: str, command: list[str], *, keep_errors: bool = False) -> None:
+        self.name, self.error = name, ""
+        stderr = subprocess.PIPE if keep_errors else None
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True
+        )
+        self.facts = self._answer() or {}
+
+    def _answer(self) -> dict[str, Any] | None:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            said = self._process.stderr.read().strip().splitlines() if self._process.stderr else []
+            self.error = said[-1] if said else f"exit code {self._process.wait()}"
+            return None
+        found: dict[str, Any] = json.loads(line)
+        return found
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        """The answer to a request.
+
+        Raises:
+            RuntimeError: it has ended.
+        """
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        answer = self._answer()
+        if answer is None:
+            raise RuntimeError(f"{self.name}: {self.error}")
+        return answer
+
+    def end(self) -> None:
+        """Let the process end."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()

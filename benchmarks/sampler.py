@@ -11,14 +11,12 @@ size, a pair for each edge.
 
 from __future__ import annotations
 
-import json
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import parser, write_json
+from benchmarks.harness import Contender, parser, write_json
 from benchmarks.workloads import csc_of
 from distgnn.report import format_table
 
@@ -27,45 +25,6 @@ ROUNDS, WARMUP, BATCHES = 3, 20, 200
 FEWER = {"ceiling": (2, 20), "torch_sparse": (3, 20)}  # warming up and measured
 RULES = {"distgnn": ("all", "new"), "ceiling": ("-",), "pyg": ("new",), "torch_sparse": ("new",), "graphbolt": ("all",)}
 PEERS = ("pyg", "torch_sparse", "graphbolt")
-
-
-class Contender:
-    """A process that answers requests."""
-
-    def __init__(self, name: str, folder: Path, python: str) -> None:
-        self.name = name
-        script = Path(__file__).with_name("sampling_contenders.py")
-        self._process = subprocess.Popen(
-            [python, str(script), name, str(folder)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE if name in PEERS else None,
-            text=True,
-        )
-        answer = self._answer()
-        self.missing = answer.get("missing", "")
-
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            error = self._process.stderr.read() if self._process.stderr else ""
-            return {"missing": (error.strip().splitlines() or [f"exit code {self._process.wait()}"])[-1]}
-        found: dict[str, Any] = json.loads(line)
-        return found
-
-    def ask(self, **request: Any) -> dict[str, Any]:
-        """Edges, seconds and batches of a request."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        return self._answer()
-
-    def end(self) -> None:
-        """Let the process end."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
 
 
 def spread(values: list[float]) -> dict[str, float]:
@@ -79,10 +38,12 @@ def measure(name: str, options: Any, missing: dict[str, str]) -> list[dict[str, 
     contenders = []
     for contender in RULES:
         python = options.peer_python if contender in PEERS and options.peer_python else sys.executable
-        process = Contender(contender, folder, python)
-        if process.missing:
-            missing[contender] = process.missing
-            print(f"{contender}: left out, {process.missing}", flush=True)
+        command = [python, str(Path(__file__).with_name("sampling_contenders.py")), contender, str(folder)]
+        process = Contender(contender, command, keep_errors=contender in PEERS)
+        why = process.error or process.facts.get("missing", "")
+        if why:
+            missing[contender] = why
+            print(f"{contender}: left out, {why}", flush=True)
         else:
             contenders.append(process)
     cases = []
@@ -98,8 +59,6 @@ def measure(name: str, options: Any, missing: dict[str, str]) -> list[dict[str, 
                     answer = contender.ask(
                         fanout=fanout, expand=rule, threads=threads, batches=batches, warmup=warmup, seed=round_
                     )
-                    if "missing" in answer:
-                        raise RuntimeError(f"{contender.name}: {answer['missing']}")
                     found[contender.name, rule].append(answer)
             for (contender_name, rule), answers in found.items():
                 if answers:

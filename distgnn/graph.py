@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from distgnn.kernels.alias_tables import WORDS, build_tables
 from distgnn.kernels.nodes import describe_nodes
-from distgnn.kernels.weighted_sampling import WORDS, build_tables
 from distgnn.timed_rows import TimedRows
 from distgnn.types import USER, UserError
 

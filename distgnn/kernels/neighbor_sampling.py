@@ -18,6 +18,20 @@ LINEAR_SCAN = 32  # fanouts up to it look for a repeated pick by a scan, larger 
 
 
 @njit(nogil=True, cache=True, inline="always")
+def lower_bound(ascending, begin, end, value):
+    """First place of ascending[begin:end] that is not below a value; `end` where there is none."""
+    low = begin
+    high = end
+    while low < high:
+        middle = (low + high) >> 1
+        if ascending[middle] < value:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@njit(nogil=True, cache=True, inline="always")
 def past_excluded(rank, excluded, begin, end):
     """Position of the rank-th element that is not among the sorted positions excluded[begin:end]."""
     low = begin

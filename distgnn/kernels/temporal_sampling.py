@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 
 from distgnn.kernels.address import array_at, count_up_to, part_of, prefetch, row_bounds
-from distgnn.kernels.neighbor_sampling import past_excluded, pick_positions, pick_table, read_each
+from distgnn.kernels.neighbor_sampling import lower_bound, past_excluded, pick_positions, pick_table, read_each
 from distgnn.kernels.rng import combine
 from distgnn.kernels.target_edges import may_be_endpoint
 
@@ -120,20 +120,6 @@ def _prefix_lengths(
     for k in range(n):
         found = count_up_to(time_address[part[k]] + group[k] * width, bound[k], _window(begin[k], end[k], group[k]))
         end[k] = max(group[k] - begin[k], np.int64(0)) + found
-
-
-@njit(nogil=True, cache=True, inline="always")
-def excluded_until(rank, begin, end, eligible):
-    """End of the sorted ranks rank[begin:end] that are below `eligible`."""
-    low = begin
-    high = end
-    while low < high:
-        middle = (low + high) >> 1
-        if rank[middle] < eligible:
-            low = middle + 1
-        else:
-            high = middle
-    return low
 
 
 @njit(nogil=True, cache=True)
@@ -249,7 +235,7 @@ def draw_rows_until(
             last = 0
             if may_be_endpoint(node, excluded_filter) and excluded_row[node] >= 0:
                 first = excluded_indptr[excluded_row[node]]
-                last = excluded_until(excluded_rank, first, excluded_indptr[excluded_row[node] + 1], eligible[k])
+                last = lower_bound(excluded_rank, first, excluded_indptr[excluded_row[node] + 1], eligible[k])
             allowed = eligible[k] - (last - first)
             degree[i] = allowed
             base = neighbor_address[part[k]] + begin[k] * width
@@ -320,7 +306,7 @@ def count_rows_until(
             if may_be_endpoint(node, excluded_filter) and excluded_row[node] >= 0:
                 first = excluded_indptr[excluded_row[node]]
                 last = excluded_indptr[excluded_row[node] + 1]
-                degree[i] -= excluded_until(excluded_rank, first, last, eligible[i - start]) - first
+                degree[i] -= lower_bound(excluded_rank, first, last, eligible[i - start]) - first
 
 
 @njit(nogil=True, cache=True)

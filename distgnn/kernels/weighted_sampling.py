@@ -7,32 +7,27 @@ edges hold nearly all of the weight, what is still missing is drawn *exactly* fr
 two makes a pick depends on earlier candidates alone, never on what this pick will be, so their mixture has the same
 law. A pick costs one cache line of a candidate, or O(fanout + excluded + log degree) of an exact draw; never O(degree).
 
-Weights become whole units of a row-dependent size (see `sum_units`), so tables are the same on every machine, and for
-every partitioning but for the node ids in them. Weights that are within 2**(38 - log2 degree) of their row's largest
-lose no bit of float32; smaller ones are rounded, to at least one unit. A cell's threshold has 32 bits: in all, the
-probabilities of a pick are within budget * 2**-32 of the exact ones.
+Weights become whole units of a row-dependent size (see `alias_tables.sum_units`), so tables are the same on every
+machine, and for every partitioning but for the node ids in them. Weights that are within 2**(38 - log2 degree) of their
+row's largest lose no bit of float32; smaller ones are rounded, to at least one unit. A cell's threshold has 32 bits: in
+all, the probabilities of a pick are within budget * 2**-32 of the exact ones.
 
 An edge of weight 0 is never drawn: a row gives as many as it has with a weight above 0, at most the fanout.
 """
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numba import njit
 
 from distgnn.kernels.address import AHEAD, array_at, part_of, prefetch
-from distgnn.kernels.neighbor_sampling import past_excluded
+from distgnn.kernels.alias_tables import HALF_CELL, WORDS
+from distgnn.kernels.neighbor_sampling import lower_bound, past_excluded
 from distgnn.kernels.rng import bounded_wide, combine, draw, scaled
 
-WORDS = 4  # of an entry, in the dtype of ids: threshold - 2**31, own id, the alias' id, the alias' position
-UNIT_BITS = 62  # a row's weights sum to at most 2**62 units
 CHUNK_ROWS = 1024
 SHORT = 64  # rows up to it have a bit for each position
 CANDIDATES = 512  # whose lines are on the way at a time: most of the first cache level
-_CELL = np.int64(1) << 32
-_HALF = np.int64(1) << 31
 _LOW_32 = np.uint64(0xFFFFFFFF)
 _S32 = np.uint64(32)
 
@@ -40,114 +35,6 @@ _S32 = np.uint64(32)
 _DEGREE, _INDICES, _ENTRIES, _SUMS, _ZEROS, _EXCLUDED, _EXCLUDED_END = range(7)
 _WANTED, _FIRST, _PICKED, _PLACE, _TRIED, _OFFERED = range(7, 13)
 _COLUMNS = 13
-
-
-@njit(nogil=True, cache=True)
-def build_tables(indptr, indices, weight, entries, sums):
-    """Alias tables and prefix sums of all rows of a partition.
-
-    Args:
-        indptr: int64 `[n + 1]`. indices: int32 or int64 `[e]`. weight: float32 `[e]`, finite, at least 0.
-        entries: `[e, WORDS]` of indices' dtype, written: cells (see `pair_cells`).
-        sums: int64 `[e]`, written: units of a row's edges up to each and with it.
-
-    Returns:
-        Whether an edge has weight 0.
-    """
-    longest = 0
-    for i in range(indptr.shape[0] - 1):
-        longest = max(longest, indptr[i + 1] - indptr[i])
-    left = np.empty(longest, np.int64)
-    for i in range(indptr.shape[0] - 1):
-        begin, end = indptr[i], indptr[i + 1]
-        if begin < end:
-            sum_units(weight[begin:end], sums[begin:end])
-            pair_cells(sums[begin:end], indices[begin:end], left, entries[begin:end])
-    zeros = False
-    for e in range(weight.shape[0]):
-        zeros |= weight[e] == 0
-    return zeros
-
-
-@njit(nogil=True, cache=True)
-def sum_units(weight, sums):
-    """Prefix sums of a row's weights float32 `[degree]`, in units of a power of two, into int64 `[degree]`."""
-    degree = weight.shape[0]
-    largest = 0.0
-    for p in range(degree):
-        largest = max(largest, np.float64(weight[p]))
-    shift = UNIT_BITS - math.frexp(largest)[1]
-    while degree > 1:
-        shift -= 1
-        degree = (degree + 1) >> 1
-    total = np.int64(0)
-    for p in range(weight.shape[0]):
-        if weight[p] > 0:
-            total += max(np.int64(1), np.int64(math.ldexp(np.float64(weight[p]), shift)))
-        sums[p] = total
-
-
-@njit(nogil=True, cache=True)
-def pair_cells(sums, indices, left, entries):
-    """A row's alias table: cell p holds edge p up to a threshold of 2**32, and above it one other edge, its alias.
-
-    A sweep over light edges (at most a cell) and one over heavy ones; in integers, so that it ends with nothing left.
-
-    Args:
-        sums: int64 `[degree]`. indices: `[degree]`. left: int64 scratch, `[degree]` at least.
-        entries: `[degree, WORDS]`, written; not where the whole row has weight 0.
-    """
-    degree = sums.shape[0]
-    total = sums[degree - 1]
-    if total == 0:
-        return
-    before = np.int64(0)
-    for p in range(degree):  # the differences of rounded sums sum to degree cells
-        upto = np.int64(np.float64(sums[p]) / np.float64(total) * np.float64(degree * _CELL))
-        left[p] = upto - before
-        before = upto
-    light = _next_light(left, 0, degree)
-    heavy = _next_heavy(left, 0, degree)
-    rest = left[heavy] if heavy < degree else _CELL  # of the heavy edge in turn; `left` tells what was light or heavy
-    while heavy < degree:
-        if rest > _CELL:
-            _fill_cell(entries, indices, light, left[light], heavy)
-            rest -= _CELL - left[light]
-            light = _next_light(left, light + 1, degree)
-        else:
-            following = _next_heavy(left, heavy + 1, degree)
-            _fill_cell(entries, indices, heavy, rest, following)
-            if following < degree:
-                rest += left[following] - _CELL
-            heavy = following
-    while light < degree:
-        _fill_cell(entries, indices, light, left[light], degree)
-        light = _next_light(left, light + 1, degree)
-
-
-@njit(nogil=True, cache=True, inline="always")
-def _next_light(left, p, degree):
-    while p < degree and left[p] > _CELL:
-        p += 1
-    return p
-
-
-@njit(nogil=True, cache=True, inline="always")
-def _next_heavy(left, p, degree):
-    while p < degree and left[p] <= _CELL:
-        p += 1
-    return p
-
-
-@njit(nogil=True, cache=True, inline="always")
-def _fill_cell(entries, indices, p, threshold, alias):
-    if threshold == _CELL:  # one more than 32 bits hold: the edge is its own alias
-        threshold = np.int64(0)
-        alias = p
-    entries[p, 0] = threshold - _HALF
-    entries[p, 1] = indices[p]
-    entries[p, 2] = indices[alias]
-    entries[p, 3] = alias
 
 
 @njit(nogil=True, cache=True, inline="always")
@@ -446,7 +333,7 @@ def _look_at_short(row, candidates, like, excluded, position, neighbors):
     while k < candidates.shape[0] and n < wanted:
         cell = np.int64(candidates[k] >> _S32)
         entry = array_at(base + cell * width, WORDS, like)
-        other = np.int64(np.int64(candidates[k] & _LOW_32) - _HALF >= entry[0])
+        other = np.int64(np.int64(candidates[k] & _LOW_32) - HALF_CELL >= entry[0])
         p = cell ^ ((cell ^ np.int64(entry[3])) & -other)
         neighbors[first + n] = entry[1 + other]
         position[picks + n] = p
@@ -477,7 +364,7 @@ def _look_at_long(row, candidates, like, excluded, table, generation, position, 
     while k < candidates.shape[0] and n < wanted:
         cell = np.int64(candidates[k] >> _S32)
         entry = array_at(base + cell * width, WORDS, like)
-        other = np.int64(np.int64(candidates[k] & _LOW_32) - _HALF >= entry[0])
+        other = np.int64(np.int64(candidates[k] & _LOW_32) - HALF_CELL >= entry[0])
         p = cell ^ ((cell ^ np.int64(entry[3])) & -other)
         k += 1
         if begin < end and _is_among(p, excluded, begin, end):
@@ -496,15 +383,8 @@ def _look_at_long(row, candidates, like, excluded, table, generation, position, 
 
 @njit(nogil=True, cache=True, inline="always")
 def _is_among(p, sorted_positions, begin, end):
-    low = begin
-    high = end
-    while low < high:
-        middle = (low + high) >> 1
-        if sorted_positions[middle] < p:
-            low = middle + 1
-        else:
-            high = middle
-    return low < end and sorted_positions[low] == p
+    found = lower_bound(sorted_positions, begin, end, p)
+    return found < end and sorted_positions[found] == p
 
 
 @njit(nogil=True, cache=True, inline="always")

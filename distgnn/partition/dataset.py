@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 
 from distgnn import storage
 from distgnn.graph import Topology
+from distgnn.kernels.alias_tables import WORDS
 from distgnn.kernels.edges import find_in_rows
-from distgnn.kernels.weighted_sampling import WORDS
 from distgnn.partition.book import PartitionBook, id_dtype
 from distgnn.partition.dataset_files import (
     FORMAT,

@@ -30,38 +30,26 @@ class Exclusion:
 
 
 def draw_held(
-    topology: Topology, nodes: np.ndarray, fanout: int, hop_key: np.uint64, exclusion: Exclusion
+    topology: Topology,
+    nodes: np.ndarray,
+    fanout: int,
+    hop_key: np.uint64,
+    exclusion: Exclusion,
+    by_weight: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Neighbours drawn for nodes int64 `[n]`: int64 `[n + 1]` and node ids, integer (see `draw_rows`)."""
+    """Neighbours drawn for nodes int64 `[n]`: int64 `[n + 1]` and node ids, integer.
+
+    See `draw_rows`, and for draws by weight `draw_rows_by_weight`.
+    """
     indptr = np.zeros(len(nodes) + 1, np.int64)
     neighbors = np.empty(len(nodes) * fanout, topology.like_indices.dtype)
-    draw_rows(
+    draw, tables = (draw_rows_by_weight, topology.weights) if by_weight else (draw_rows, ())
+    draw(
         nodes,
         fanout,
         hop_key,
         *topology.csc,
-        topology.stable_id,
-        exclusion.row,
-        exclusion.indptr,
-        exclusion.positions,
-        indptr,
-        neighbors,
-    )
-    return indptr, neighbors[: indptr[-1]]
-
-
-def draw_held_by_weight(
-    topology: Topology, nodes: np.ndarray, fanout: int, hop_key: np.uint64, exclusion: Exclusion
-) -> tuple[np.ndarray, np.ndarray]:
-    """As `draw_held`, by weight (see `draw_rows_by_weight`)."""
-    indptr = np.zeros(len(nodes) + 1, np.int64)
-    neighbors = np.empty(len(nodes) * fanout, topology.like_indices.dtype)
-    draw_rows_by_weight(
-        nodes,
-        fanout,
-        hop_key,
-        *topology.csc,
-        *topology.weights,
+        *tables,
         topology.stable_id,
         exclusion.row,
         exclusion.indptr,

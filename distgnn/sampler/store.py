@@ -14,7 +14,7 @@ from distgnn.kernels.neighbor_sampling import count_draws, place_rows
 from distgnn.kernels.routing import route_by_owner
 from distgnn.kernels.seed_order import neighbors_at
 from distgnn.kernels.temporal_sampling import times_at
-from distgnn.sampler.held_rows import Exclusion, count_held_until, draw_held, draw_held_by_weight, draw_held_until
+from distgnn.sampler.held_rows import Exclusion, count_held_until, draw_held, draw_held_until
 
 
 class TopologyStore(Protocol):
@@ -121,7 +121,7 @@ class LocalStore:
         self, step: int, nodes: np.ndarray, fanout: int, hop_key: np.uint64, exclusion: Exclusion
     ) -> tuple[np.ndarray, np.ndarray]:
         """See `TopologyStore`."""
-        return draw_held_by_weight(self.topology, nodes, fanout, hop_key, exclusion)
+        return draw_held(self.topology, nodes, fanout, hop_key, exclusion, by_weight=True)
 
     def dated_items(
         self, step: int, user: np.ndarray, position: np.ndarray, owner: np.ndarray
@@ -268,10 +268,10 @@ class PartitionedStore:
         own, others, counts = self._by_owner(nodes)
         request = self.exchange.call(step, nodes[others].astype(topology.like_indices.dtype), counts.tolist())
         drawn = np.empty(len(nodes), np.int64)
-        own_indptr, own_drawn = draw_held_by_weight(topology, nodes[own], fanout, hop_key, exclusion)
+        own_indptr, own_drawn = draw_held(topology, nodes[own], fanout, hop_key, exclusion, by_weight=True)
         drawn[own] = np.diff(own_indptr)
         asked, asked_counts = request.result()
-        answer_indptr, answer = draw_held_by_weight(topology, asked, fanout, hop_key, exclusion)
+        answer_indptr, answer = draw_held(topology, asked, fanout, hop_key, exclusion, by_weight=True)
         drawn[others], told = self._answer(step, np.diff(answer_indptr), answer_indptr, answer, asked_counts, counts)
         return self._placed(drawn, own, own_drawn, others, told)
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from distgnn.graph import Topology
+from distgnn.kernels.alias_tables import WORDS, build_tables
 from distgnn.kernels.rng import bounded_wide
-from distgnn.kernels.weighted_sampling import WORDS, build_tables, draw_rows_by_weight
+from distgnn.kernels.weighted_sampling import draw_rows_by_weight
 from tests import naive_sampling as naive
 from tests import naive_weighted
 from tests.unit.kernels.rerun import IS_RERUN, MODES, rerun
