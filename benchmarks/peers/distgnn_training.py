@@ -22,7 +22,8 @@ from distgnn.distributed.process_group import WorkerGroup
 from distgnn.graph import Topology
 from distgnn.loader import DeviceFeed, PrefetchLoader
 from distgnn.training.recorder import Recorder
-from distgnn.training.trainer import STAGES, PhaseTrainer
+from distgnn.training.totals import STAGES
+from distgnn.training.trainer import PhaseTrainer
 
 
 def trainer_of(options: argparse.Namespace, run: Path) -> PhaseTrainer:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from distgnn.distributed.process_group import WorkerGroup
-from distgnn.training.trainer import STAGES, STEP_STAGES, Totals
+from distgnn.training.totals import STAGES, STEP_STAGES, Totals
 
 _LEAST_SHARE = 0.05  # of the others' mean: less is not worth a name
 _STANDARD_ERRORS = 3.0  # less may be chance

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -20,14 +20,13 @@ from distgnn.distributed.embedding import RowPlan, ShardedEmbedding
 from distgnn.distributed.features import FeatureStore, NodeFeatures
 from distgnn.distributed.hot_rows import hot_nodes
 from distgnn.distributed.process_group import WorkerGroup
-from distgnn.distributed.traffic import KINDS, Traffic
 from distgnn.graph import Topology
 from distgnn.loader import DeviceFeed, PrefetchLoader
 from distgnn.nn.batch import BlockTensors, block_tensors, dropout_key, entry_index, node_keys, row_types
 from distgnn.nn.model import GraphRecommender
 from distgnn.sampler import NeighborSampler, SeedOrder, store_of
-from distgnn.timeline import CHECKPOINT, DENSE, RECORD, UPDATE
-from distgnn.timing import Spread, StageClock
+from distgnn.timeline import CHECKPOINT, DENSE, UPDATE
+from distgnn.timing import StageClock
 from distgnn.training.checkpoint import (
     CheckpointFolder,
     CheckpointInfo,
@@ -42,10 +41,9 @@ from distgnn.training.evaluation import RankingResult, build_ranking_task, evalu
 from distgnn.training.inference import ModelScorer, OwnNodes, infer, infer_sampled
 from distgnn.training.objective import loss_of
 from distgnn.training.recorder import Recorder
+from distgnn.training.totals import STEP_STAGES, Totals
+from distgnn.training.window import Window
 from distgnn.types import MiniBatch, UserError
-
-STEP_STAGES = ("fetch", "forward", "backward", "optimizer")  # of the trainer
-STAGES = ("sampling", *STEP_STAGES, "evaluation")
 
 
 @dataclass
@@ -62,24 +60,6 @@ class Schedule:
     best_epoch: int = 0
     stale: int = 0
     final_epochs: int = 0
-
-
-@dataclass
-class Totals:
-    """Sums over a phase on one worker."""
-
-    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
-    collectives: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))  # of which in collectives
-    blocked: float = 0.0
-    blocked_by_others: float = 0.0  # of which the sampler waited for other workers
-    own: Spread = field(default_factory=Spread)  # seconds of a step without those in collectives and for others
-    training: float = 0.0
-    steps: int = 0
-    positives: int = 0
-    sampled_edges: int = 0
-    traffic: Traffic = field(default_factory=Traffic)
-    users_with_every_item: int = 0
-    without_negatives: int = 0
 
 
 class PhaseTrainer:
@@ -317,7 +297,7 @@ class PhaseTrainer:
             timeline=timeline,
         )
         feed = DeviceFeed(loader, self.group.device, self.block_tensors, timeline)
-        window = _Window(self)
+        window = Window(self)
         own = self._own_seconds(loader, feed)
         stopped = self._stopped(train.patience)
         for batch, blocks in () if stopped else feed:
@@ -458,94 +438,6 @@ class PhaseTrainer:
             schedule = self.schedule
             self.resume(found)
             self.schedule = schedule
-
-
-class _Window:
-    """Loss and throughput between two records; the loss is the global one."""
-
-    def __init__(self, trainer: PhaseTrainer) -> None:
-        self.trainer = trainer
-        self.started = self.first = time.perf_counter()
-        self.paused = 0.0
-        self.out = 0.0  # seconds in evaluation, over the phase
-        self.losses: list[torch.Tensor] = []
-        self.edges = self.positives = 0
-        self.first_step = trainer.step
-        self.last: dict[str, float] = {}
-        self.traffic = dict.fromkeys(KINDS, 0)  # up to the last record, over the workers
-
-    def add(self, loss: torch.Tensor, batch: MiniBatch) -> None:
-        self.losses.append(loss)
-        self.edges += batch.sampled_edges
-        self.positives += batch.global_size
-
-    def pause(self) -> None:
-        self.paused = time.perf_counter()
-
-    def unpause(self) -> None:
-        away = time.perf_counter() - self.paused
-        self.started += away
-        self.out += away
-
-    def training_seconds(self) -> float:
-        return time.perf_counter() - self.first - self.out
-
-    def record(self) -> None:
-        """One record for the steps since the last one; a collective."""
-        if not self.losses:
-            return
-        trainer = self.trainer
-        began = time.perf_counter()
-        local = torch.stack(self.losses).double().sum().item()
-        loss, edges = trainer.group.sum_floats([local, float(self.edges)])
-        traffic = trainer.totals.traffic.over_workers(trainer.group)
-        moved = {kind: traffic[kind] - self.traffic[kind] for kind in KINDS}
-        seconds = time.perf_counter() - self.started
-        if trainer.group.watch.timeline is not None:
-            trainer.group.watch.timeline.add(RECORD, began)
-        self.last = {
-            "loss": loss / len(self.losses),
-            "edges": edges / seconds,
-            "positives": self.positives / seconds,
-        }
-        trainer.loss = self.last["loss"]
-        if not np.isfinite(loss):
-            raise UserError(
-                f"{trainer.phase} step {trainer.step}: the loss is {loss}: training diverged; lower optim.lr"
-            )
-        trainer.recorder.add(
-            {
-                "phase": trainer.phase,
-                "step": trainer.step,
-                "epoch": (trainer.step - 1) // trainer.order.steps_per_epoch + 1,
-                "loss": self.last["loss"],
-                "seconds": seconds,
-                "positives_per_second": self.last["positives"],
-                "sampled_edges_per_second": self.last["edges"],
-                "remote_bytes": sum(moved.values()),
-                "remote_bytes_by_kind": moved,
-            }
-        )
-        self.traffic = traffic
-        self.losses, self.edges, self.positives = [], 0, 0
-        self.started = time.perf_counter()
-
-    def show(self, epochs: int, stop: int, last: bool = False) -> None:
-        """The live line."""
-        trainer = self.trainer
-        done = trainer.step - self.first_step
-        left = self.training_seconds() / max(done, 1) * (stop - trainer.step)
-        figures = "loss -"  # until the first record
-        if self.last:
-            figures = (
-                f"loss {self.last['loss']:.4f}  {self.last['edges'] / 1e6:.2f} M edges/s  "
-                f"{self.last['positives']:,.0f} positives/s"
-            )
-        trainer.recorder.progress(
-            f"{trainer.phase} epoch {min(trainer.step // trainer.order.steps_per_epoch + 1, epochs)}/{epochs}  "
-            f"step {trainer.step}/{stop}  {figures}  ETA {int(left) // 60}:{int(left) % 60:02d}",
-            last=last,
-        )
 
 
 def _features_in_words(widths: Mapping[str, int]) -> str:
