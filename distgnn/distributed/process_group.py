@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -111,9 +112,17 @@ class WorkerGroup:
         return self.cpu if device.type == "cpu" else self.default
 
     def leave(self) -> None:
-        """Destroy the communicators."""
+        """Destroy the communicators, with their threads; nothing can be sent after it.
+
+        A communicator lives as long as anybody refers to it, this group among others. Its threads drop tensors, for
+        which they want the interpreter's lock: one that asks while the interpreter is taken down aborts the process.
+        Of DistributedDataParallel's communicator torch keeps a reference to the end of the process.
+        """
+        for name in ("default", "cpu", "gather"):
+            object.__setattr__(self, name, None)
         if dist.is_initialized():
             dist.destroy_process_group()
+        gc.collect()  # trainers and what DistributedDataParallel wraps refer to each other
 
     def sum_floats(self, values: list[float]) -> list[float]:
         """Sum of each value over the workers, float64."""

@@ -47,21 +47,20 @@ def _leave_message(path: Path, message: str) -> None:
 
 
 def end() -> NoReturn:
-    """Run one rank and end the process with its status.
+    """Run one rank and end the process with its status, at once.
 
-    A failed one ends at once. Its threads may be within collectives: one that comes back from there while the
-    interpreter is taken down aborts the process, and to wait for them is to wait for the other workers.
+    The interpreter is not taken down: a thread of a communicator that wants its lock meanwhile aborts the process (see
+    `WorkerGroup.leave`). After a failure threads may even be within collectives, and to wait for them is to wait for
+    the other workers.
     """
     try:
         status = main()
     except BaseException:
         sys.excepthook(*sys.exc_info())
         status = 1
-    if status:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-    sys.exit()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from distgnn.types import MiniBatch
 from tests.exactness import breaks
 from tests.exactness.cells import Cell
 from tests.exactness.datasets import own_copy, prepared
+from tests.two_workers import to_the_end
 
 
 @dataclass
@@ -136,7 +137,7 @@ def run_cells(cells: list[Cell], root: Path, folder: Path, break_name: str = "",
     for workers in sorted({cell.workers for cell in cells}):
         chosen = [cell for cell in cells if cell.workers == workers]
         processes = [
-            context.Process(target=_work, args=(rank, workers, chosen, root, folder, break_name))
+            context.Process(target=to_the_end, args=(_work, rank, workers, chosen, root, folder, break_name))
             for rank in range(workers)
         ]
         for process in processes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import time
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from distgnn.partition.stable_graph import StableGraph
 from distgnn.sampler import NeighborSampler, SeedOrder, store_of
 from distgnn.types import MiniBatch, SeedEdges, WorkerError
 from tests.small_training import batch_of, small_config, small_trainer
+from tests.two_workers import to_the_end
 from tests.unit.graphs import random_edges
 
 W = 2
@@ -210,13 +210,12 @@ CASES = {
 def worker(rank: int, name: str, folder: Path) -> None:
     case, timeout = CASES[name]
     case(WorkerGroup.join(rank, W, init_method=f"file://{folder}/meet", timeout_seconds=timeout), folder)
-    os._exit(0)  # the other one may be within a collective: the communicators cannot be left in order
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_two_workers(tmp_path: Path, name: str) -> None:
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=worker, args=(rank, name, tmp_path)) for rank in range(W)]
+    processes = [context.Process(target=to_the_end, args=(worker, rank, name, tmp_path)) for rank in range(W)]
     for process in processes:
         process.start()
     for process in processes:

@@ -13,6 +13,7 @@ from distgnn.distributed.process_group import WorkerGroup
 from distgnn.training.checkpoint import list_checkpoints
 from distgnn.training.trainer import PhaseTrainer
 from tests.small_training import batch_of, small_config, small_features, small_graph, small_trainer
+from tests.two_workers import to_the_end
 
 GRAPH = small_graph(6)
 STEPS, MORE = 15, 5
@@ -122,7 +123,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every case's results and checkpoint at two workers."""
     folder = tmp_path_factory.mktemp("rows")
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=worker, args=(rank, folder)) for rank in range(2)]
+    processes = [context.Process(target=to_the_end, args=(worker, rank, folder)) for rank in range(2)]
     for process in processes:
         process.start()
     for process in processes:

@@ -15,6 +15,7 @@ import torch.distributed as dist
 
 from distgnn.distributed.process_group import WorkerGroup
 from tests.small_training import batch_of, small_config, small_features, small_graph, small_trainer
+from tests.two_workers import to_the_end
 
 GRAPH = small_graph(7)
 SIZES = {1: [0, GRAPH.n_nodes], 2: [0, 23, GRAPH.n_nodes]}
@@ -94,7 +95,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str
     """Both workers' results of every case."""
     folder = tmp_path_factory.mktemp("traffic")
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=worker, args=(rank, folder)) for rank in range(2)]
+    processes = [context.Process(target=to_the_end, args=(worker, rank, folder)) for rank in range(2)]
     for process in processes:
         process.start()
     for process in processes:

@@ -11,6 +11,7 @@ import torch
 
 from distgnn.distributed.process_group import WorkerGroup
 from tests.small_training import batch_of, small_config, small_graph, small_trainer
+from tests.two_workers import to_the_end
 
 GRAPH = small_graph(8)
 SIZES = {1: [0, GRAPH.n_nodes], 2: [0, 23, GRAPH.n_nodes]}
@@ -53,7 +54,7 @@ def worker(rank: int, folder: Path) -> None:
 def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, np.ndarray]]:
     folder = tmp_path_factory.mktemp("wire")
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=worker, args=(rank, folder)) for rank in range(2)]
+    processes = [context.Process(target=to_the_end, args=(worker, rank, folder)) for rank in range(2)]
     for process in processes:
         process.start()
     for process in processes:

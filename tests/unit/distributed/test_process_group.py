@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -70,3 +72,25 @@ def test_more_workers_than_gpus_are_refused(posted: list[tuple[str, Any]], monke
     with pytest.raises(UserError, match="torch sees no CUDA device"):
         WorkerGroup.join(0, 1, use_gpu=True)
     assert posted == []
+
+
+LEFT = """
+from pathlib import Path
+from distgnn.distributed.process_group import WorkerGroup
+
+def threads():
+    return sum("gloo" in task.joinpath("comm").read_text() for task in Path("/proc/self/task").iterdir())
+
+group = WorkerGroup.join(0, 1)
+group.barrier()
+joined = threads()
+group.leave()
+print(joined, threads(), group.rank)
+"""
+
+
+def test_no_thread_of_a_communicator_is_left_though_the_group_is_still_known() -> None:
+    done = subprocess.run([sys.executable, "-c", LEFT], capture_output=True, text=True, check=True)
+    joined, left, _ = map(int, done.stdout.split())
+    assert joined > 0
+    assert left == 0
