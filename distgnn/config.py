@@ -333,6 +333,7 @@ class ClusterConfig:
     use_gpu: bool = False  # NCCL and CUDA devices instead of gloo and the CPU; not tested on real GPUs yet
     tables: str = "auto"  # embedding rows and moments: device (GPU), host, or auto: on the GPUs where they fit
     hot_rows: float = 0.0  # nodes of most edges whose rows every worker holds: a number, or a share below 1; exact
+    exchange: str = "auto"  # of rows between workers: memory they all map, on one host; messages; auto: what can be had
     wire: str = "float32"  # of rows, features and gradients between workers; float32: as they are; bfloat16: not exact
     ray: bool = False  # workers of a Ray cluster (RAY_ADDRESS) instead of processes; jobs/*.py turn it on
     timeout_seconds: float = 600.0  # a collective that waits longer ends the run
@@ -349,6 +350,12 @@ class ClusterConfig:
         if self.tables == "device" and not self.use_gpu:
             raise UserError("config: cluster.tables = 'device' goes with cluster.use_gpu = true; leave it out")
         _one_of("cluster", "wire", self.wire, ("float32", "bfloat16"))
+        _one_of("cluster", "exchange", self.exchange, ("auto", "memory", "messages"))
+        if self.exchange == "memory" and (self.wire != "float32" or self.hot_rows):
+            raise UserError(
+                "config: cluster.exchange = 'memory' sends no rows for cluster.wire or cluster.hot_rows to save; leave "
+                "them out, or set cluster.exchange = messages"
+            )
         _at_least("cluster", "hot_rows", self.hot_rows, 0.0)
         if self.hot_rows >= 1 and self.hot_rows % 1 != 0:
             raise UserError(f"config: cluster.hot_rows = {self.hot_rows} must be a whole number, or a share below 1")

@@ -28,6 +28,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from distgnn import ray_probe, storage
 from distgnn.config import ClusterConfig, Config, config_from_dict
 from distgnn.distributed.process_group import progress_to
+from distgnn.distributed.shared_memory import leave_meetings
 from distgnn.partition.dataset import PreparedDataset
 from distgnn.training.launch import Report, run_rank
 from distgnn.types import UserError, WorkerError
@@ -282,6 +283,7 @@ def _work(task: dict[str, Any]) -> dict[str, Any]:
         ray.get(mailbox.leave.remote(str(error)))
         if config.cluster.use_gpu:
             raise  # a peer in an NCCL collective notices no broken connection: Ray must end it
+        leave_meetings()
         if dist.is_initialized():
             dist.destroy_process_group()
         return {"mistake": str(error)}

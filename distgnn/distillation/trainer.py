@@ -74,6 +74,7 @@ class StudentTrainer:
             self.optim,
             group,
             low=own.low,
+            transport=config.cluster.exchange,
         )
         start = best_rank_rows(self.teacher_rows, self.is_user, self.distill.dim, group)
         self.embedding.weight.copy_(torch.from_numpy(start))
@@ -122,7 +123,7 @@ class StudentTrainer:
     def _step(self, batch: StudentBatch, own: torch.Tensor, items: torch.Tensor, steps: int) -> torch.Tensor:
         clock = StageClock(self.seconds)
         self.seconds["sampling"] += batch.seconds
-        plan = self.embedding.plan(batch.nodes, self.bounds)
+        plan = self.embedding.plan(batch.nodes, self.bounds, exchange=False)
         rows = self.embedding.fetch(plan)
         clock.lap("fetch")
         temperature = self.config.loss.temperature
@@ -135,7 +136,7 @@ class StudentTrainer:
         self.embedding.apply_gradient(plan, rows.grad, batch.step + 1)
         clock.lap("optimizer")
         self.positives += len(batch.share)
-        self.remote_rows += plan.exchange.n_remote(self.group.rank)
+        self.remote_rows += plan.n_remote(self.group.rank)
         return loss.detach()
 
     def _record(self, losses: list[torch.Tensor], seconds: float, steps: int) -> None:

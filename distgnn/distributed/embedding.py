@@ -3,6 +3,8 @@
 Host tables are read and moved by the Numba kernels, also where the model is on a GPU: rows then cross over page-locked
 memory in both directions. Tables on a GPU are read and moved by torch operations, which no GPU has run yet.
 
+Workers of one host have their host tables in memory that all of them map, where that can be had, and send no rows.
+
 Hot rows are at every worker: the own ones in their place, the others behind the own rows. They are not fetched; every
 worker sums their gradients and moves its replica by the same rule, so that replicas stay equal to the bit.
 """
@@ -19,10 +21,19 @@ from distgnn.distributed.device_memory import RowBuffer, host_buffer, move, on_h
 from distgnn.distributed.exchange import FetchPlan, part_sizes, plan_fetch, return_rows, send_rows, sum_over_workers
 from distgnn.distributed.hot_rows import HotNodes
 from distgnn.distributed.process_group import WorkerGroup
+from distgnn.distributed.shared_rows import OwnerOrder, SharedRows, Source
 from distgnn.distributed.traffic import Traffic
 from distgnn.kernels.rng import STREAM_INIT, hash2, keyed_normal
-from distgnn.kernels.sparse_optimizer import gather_rows, merge_rows, sparse_adagrad, sparse_adam, sparse_sgd
+from distgnn.kernels.sparse_optimizer import (
+    fold_rows,
+    gather_rows,
+    sparse_adagrad,
+    sparse_adam,
+    sparse_sgd,
+    take_first,
+)
 from distgnn.kernels.threads import share_rows
+from distgnn.types import UserError
 
 _INIT_CHUNK = 1 << 16
 _ID_BYTES = 8
@@ -33,17 +44,26 @@ class RowPlan:
     """Where the rows of a minibatch's nodes come from.
 
     Attributes:
-        exchange: of the nodes that are not hot.
+        exchange: of the nodes that are not hot; None where rows are in shared memory, and nobody has asked for it.
         cold: their positions among the nodes, int64 `[m]`; None where no row is hot: all of them.
         hot: positions of the hot nodes, int64 `[k]`. hot_index: which hot nodes they are, int64 `[k]`.
+        by_owner: the nodes, where rows are in shared memory.
 
-    All but the exchange's lists are in the memory of the rows.
+    All but the lists of `exchange` and `by_owner` are in the memory of the rows.
     """
 
-    exchange: FetchPlan
+    exchange: FetchPlan | None
     cold: torch.Tensor | None
     hot: torch.Tensor
     hot_index: torch.Tensor
+    by_owner: OwnerOrder | None = None
+
+    def n_remote(self, rank: int) -> int:
+        """Rows that worker `rank`, whose plan it is, wants of others."""
+        if self.by_owner is not None:
+            return self.by_owner.n_remote(rank)
+        assert self.exchange is not None
+        return self.exchange.n_remote(rank)
 
 
 class ShardedEmbedding:
@@ -57,6 +77,11 @@ class ShardedEmbedding:
             worker's device.
         low: first node id of the range. hot: the nodes whose rows every worker holds.
         wire: dtype of rows and gradients on the way to and from other workers; None: that of the table.
+        transport: of rows between workers: `messages`; `memory`, which all of them map; or `auto`: memory where it can
+            be had and serves, which it does not for tables on GPUs, hot rows and a narrower wire.
+
+    Raises:
+        UserError: no memory can be shared, and no other transport will do.
     """
 
     def __init__(
@@ -74,6 +99,7 @@ class ShardedEmbedding:
         low: int,
         hot: HotNodes | None = None,
         wire: torch.dtype | None = None,
+        transport: str = "messages",
     ) -> None:
         self.wire = dtype if wire is None else wire
         self.optim = optim
@@ -86,7 +112,19 @@ class ShardedEmbedding:
         node_type = np.concatenate([node_type, self.hot.node_type[foreign]])
         stable_id = np.concatenate([stable_id, self.hot.stable_id[foreign]])
         n = len(stable_id)
-        self._table = torch.empty((n, dim), dtype=dtype, device=group.device if device is None else device)
+        device = group.device if device is None else device
+        self._shared = None
+        if group.size > 1 and transport != "messages" and device.type == "cpu" and self.wire == dtype:
+            self._shared = None if len(self.hot.nodes) else SharedRows.of(n, dim, dtype, group)
+        if self._shared is not None:
+            self._table = torch.from_numpy(self._shared.table[low : low + n])
+        elif transport == "memory" and group.size > 1:
+            raise UserError(
+                "cluster.exchange = 'memory': the workers cannot map each other's memory: they are on several hosts, "
+                "in containers apart, or their tables on GPUs; set cluster.exchange = auto"
+            )
+        else:
+            self._table = torch.empty((n, dim), dtype=dtype, device=device)
         key = np.uint64(hash2(np.uint64(seed), STREAM_INIT))
         for start in range(0, n, _INIT_CHUNK):
             stop = min(start + _INIT_CHUNK, n)
@@ -95,12 +133,18 @@ class ShardedEmbedding:
             self._table[start:stop] = torch.from_numpy(normal * std).to(dtype)
         self._moments = [torch.zeros_like(self._table) for _ in range(optim.n_moments())]
         self._hot_row = move(torch.from_numpy(hot_row), self.device)
-        self._slot = np.full(n, -1, np.int32)
+        self._slot = np.full(n, -1, np.int64)
+        self._count = np.arange(0)
 
     @property
     def device(self) -> torch.device:
         """Where rows and moments are."""
         return self._table.device
+
+    @property
+    def shares_memory(self) -> bool:
+        """Whether rows are read in memory that all workers map, and not sent."""
+        return self._shared is not None
 
     @property
     def weight(self) -> torch.Tensor:
@@ -131,17 +175,25 @@ class ShardedEmbedding:
         for table, values in zip([self._table, *self._moments], [weight, *moments], strict=True):
             table[target] = move(values.to(table.dtype), self.device)
 
-    def plan(self, nodes: np.ndarray, bounds: np.ndarray) -> RowPlan:
-        """Plan to get the rows of distinct node ids int64 `[n]`; a collective."""
+    def plan(self, nodes: np.ndarray, bounds: np.ndarray, exchange: bool = True) -> RowPlan:
+        """Plan to get the rows of distinct node ids int64 `[n]`; a collective.
+
+        Args:
+            exchange: whether something beside the rows is to be exchanged by the plan.
+        """
+        if self._shared is not None:
+            none = torch.empty(0, dtype=torch.int64)
+            asked = plan_fetch(nodes, bounds, self.group, self.device) if exchange else None
+            return RowPlan(asked, None, none, none, OwnerOrder.of(nodes, bounds))
         at = self.hot.find(nodes)
         hot = np.flatnonzero(at >= 0)
         cold = np.flatnonzero(at < 0) if len(self.hot.nodes) else None
-        exchange = plan_fetch(nodes if cold is None else nodes[cold], bounds, self.group, self.device)
+        asked = plan_fetch(nodes if cold is None else nodes[cold], bounds, self.group, self.device)
         cold_at, hot_at, index = (
             None if a is None else move(torch.from_numpy(a), self.device) for a in (cold, hot, at[hot])
         )
         assert hot_at is not None and index is not None
-        return RowPlan(exchange, cold_at, hot_at, index)
+        return RowPlan(asked, cold_at, hot_at, index)
 
     def fetch(self, plan: RowPlan, buffer: RowBuffer | None = None) -> torch.Tensor:
         """The wanted rows `[n, d]` on the worker's device, as a leaf that takes a gradient; a collective.
@@ -149,6 +201,12 @@ class ShardedEmbedding:
         Args:
             buffer: the rows may be in its memory, for who needs those of one fetch at a time.
         """
+        if self._shared is not None:
+            assert plan.by_owner is not None
+            rows = self._copies(len(plan.by_owner.nodes), buffer)
+            self._shared.read(plan.by_owner.nodes, rows.numpy())
+            return move(rows, self.group.device).requires_grad_()
+        assert plan.exchange is not None
         rows = send_rows(plan.exchange, self._rows(plan.exchange.rows, buffer), self.group, self.wire)
         if plan.cold is not None:
             cold, shape = rows, (len(plan.cold) + len(plan.hot), rows.shape[1])
@@ -164,14 +222,17 @@ class ShardedEmbedding:
         """Copies of rows int64 `[n]` of the table."""
         if not on_host(self._table):
             return self._table.index_select(0, rows)
-        dim, dtype = self._table.shape[1], self._table.dtype
-        if buffer is None or self.group.device.type != "cpu":  # a copy to a GPU may still read the last rows
-            copied = host_buffer((len(rows), dim), dtype, self.group.device)
-        else:
-            copied = buffer.rows(len(rows), dim, dtype)
+        copied = self._copies(len(rows), buffer)
         table, index, out = self._table.numpy(), rows.numpy(), copied.numpy()
         share_rows(len(index), torch.get_num_threads(), lambda a, b: gather_rows(table, index[a:b], out[a:b]))
         return copied
+
+    def _copies(self, n: int, buffer: RowBuffer | None) -> torch.Tensor:
+        """Host memory for n rows."""
+        dim, dtype = self._table.shape[1], self._table.dtype
+        if buffer is None or self.group.device.type != "cpu":  # a copy to a GPU may still read the last rows
+            return host_buffer((n, dim), dtype, self.group.device)
+        return buffer.rows(n, dim, dtype)
 
     def count(self, plan: RowPlan, traffic: Traffic) -> None:
         """Count what a step exchanges by a plan: ids and rows, then gradients."""
@@ -179,7 +240,13 @@ class ShardedEmbedding:
         if not others:
             return
         item, dim = self._table.element_size(), self._table.shape[1]
-        n, row_bytes = plan.exchange.n_remote(self.group.rank), dim * self.wire.itemsize
+        n, row_bytes = plan.n_remote(self.group.rank), dim * self.wire.itemsize
+        if self._shared is not None:
+            traffic.add("rows", n * row_bytes, 1)
+            traffic.add("gradients", n * (_ID_BYTES + row_bytes), 1)
+            if plan.exchange is not None:
+                traffic.add("rows", (others + n) * _ID_BYTES, 2)
+            return
         traffic.add("rows", others * _ID_BYTES + n * (_ID_BYTES + row_bytes), 3)  # how many ids, the ids, the rows
         traffic.add("gradients", n * row_bytes, 1)
         n_hot = len(self.hot.nodes)
@@ -191,6 +258,7 @@ class ShardedEmbedding:
         """Drop rows and moments: the memory is wanted for something else."""
         self._table = self._table.new_empty((0, self._table.shape[1]))
         self._moments.clear()
+        self._shared = None
 
     def apply_gradient(self, plan: RowPlan, grad: torch.Tensor, step: int) -> None:
         """Send the rows' gradients home, sum repeated rows in rank order, and let every touched row move.
@@ -199,6 +267,13 @@ class ShardedEmbedding:
             grad: `[n, d]` on the worker's device, in the order of the fetch. step: optimizer step from 1.
         """
         grad = move(grad, self.device)
+        if self._shared is not None:
+            assert plan.by_owner is not None
+            own = grad.contiguous().numpy()
+            sources = self._shared.gradients(plan.by_owner, own, self.low)
+            self._update_on_host(sources, own, self._shared.outboxes, step)
+            return
+        assert plan.exchange is not None
         rows = plan.exchange.rows
         if plan.cold is None:
             arrived = return_rows(plan.exchange, grad, self.group, self.wire)
@@ -206,11 +281,17 @@ class ShardedEmbedding:
             arrived = return_rows(plan.exchange, grad[plan.cold], self.group, self.wire)
             hot_rows, hot_grad = self._sum_hot(plan, grad)
             rows, arrived = torch.cat([rows, hot_rows]), torch.cat([arrived, hot_grad])
-        repeated = self.group.size > 1
         if on_host(self._table):
-            self._update_on_host(rows.numpy(), arrived.contiguous().numpy(), step, repeated)
+            content = arrived.contiguous().numpy()
+            self._update_on_host([Source(rows.numpy(), self._positions(len(rows)), own=True)], content, content, step)
         else:
-            self._update_on_device(rows, arrived, step, repeated)
+            self._update_on_device(rows, arrived, step, self.group.size > 1)
+
+    def _positions(self, n: int) -> np.ndarray:
+        """0 to n - 1."""
+        if len(self._count) < n:
+            self._count = np.arange(n + n // 8)
+        return self._count[:n]
 
     def _sum_hot(self, plan: RowPlan, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The hot rows that any worker has touched, and the sums of their gradients; a collective.
@@ -225,24 +306,38 @@ class ShardedEmbedding:
         touched = torch.nonzero(total[:, dim])[:, 0]
         return self._hot_row[touched], total[touched, :dim]
 
-    def _update_on_host(self, rows_np: np.ndarray, grad_np: np.ndarray, step: int, repeated: bool) -> None:
-        if repeated:
-            distinct, merged_np = np.empty_like(rows_np), np.empty_like(grad_np)
-            n = merge_rows(rows_np, grad_np, self._slot, distinct, merged_np)
-            rows_np, grad_np = distinct[:n], merged_np[:n]
+    def _update_on_host(self, sources: list[Source], grad: np.ndarray, others: np.ndarray, step: int) -> None:
+        """Sum the gradients of repeated rows, in the order of the sources, and let every row move; writes to both.
+
+        Args:
+            grad, others: `[g, d]`, what the sources' `at` refer to.
+        """
+        if self.group.size > 1:
+            for source in sources:
+                fold_rows(source.rows, source.at, source.own, self._slot, grad, others)
+            for source in sources:
+                first, first_at = np.empty_like(source.rows), np.empty_like(source.at)
+                n = take_first(source.rows, source.at, source.own, self._slot, first, first_at)
+                self._move(first[:n], grad if source.own else others, first_at[:n], step)
+        else:
+            for source in sources:
+                self._move(source.rows, grad, source.at, step)
+
+    def _move(self, distinct: np.ndarray, grad: np.ndarray, places: np.ndarray, step: int) -> None:
+        """Move rows by the gradients at these places."""
         o = self.optim
         table, moments = self._table.numpy(), [m.numpy() for m in self._moments]
 
         def part(start: int, stop: int) -> None:
-            rows, grad = rows_np[start:stop], grad_np[start:stop]
+            rows, at = distinct[start:stop], places[start:stop]
             if o.name == "sgd":
-                sparse_sgd(table, rows, grad, o.lr, o.weight_decay)
+                sparse_sgd(table, rows, grad, at, o.lr, o.weight_decay)
             elif o.name == "adagrad":
-                sparse_adagrad(table, *moments, rows, grad, o.lr, o.eps, o.weight_decay)
+                sparse_adagrad(table, *moments, rows, grad, at, o.lr, o.eps, o.weight_decay)
             else:
-                sparse_adam(table, *moments, rows, grad, step, o.lr, o.beta1, o.beta2, o.eps, o.weight_decay)
+                sparse_adam(table, *moments, rows, grad, at, step, o.lr, o.beta1, o.beta2, o.eps, o.weight_decay)
 
-        share_rows(len(rows_np), torch.get_num_threads(), part)  # distinct rows: no two threads write to one
+        share_rows(len(distinct), torch.get_num_threads(), part)  # distinct rows: no two threads write to one
 
     def _update_on_device(self, rows: torch.Tensor, grad: torch.Tensor, step: int, repeated: bool) -> None:
         """The same update in torch operations, for tables in device memory."""

@@ -97,6 +97,7 @@ class FeatureStore:
         Args:
             node_type: of the nodes, uint8 `[n]`. traffic: counts what is exchanged.
         """
+        assert plan.exchange is not None
         if self.group.size == 1:
             return self._handed_out(self._of(plan.exchange.rows))
         is_user = move(torch.from_numpy(node_type == USER), self.device)
@@ -120,6 +121,7 @@ class FeatureStore:
         Args:
             is_user: of the nodes wanted, bool, in that order.
         """
+        assert plan.exchange is not None
         wanted, asked = plan.exchange.wanted, plan.exchange.asked
         leaving, arriving = _by_role(self._is_user[plan.exchange.rows], asked), _by_role(is_user, wanted)
         owned = self._of(plan.exchange.rows)

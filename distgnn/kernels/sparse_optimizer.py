@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from distgnn.kernels.address import prefetch
 from distgnn.kernels.prefetch import prefetch_row
 
 _AHEAD = 8  # rows
@@ -17,11 +18,12 @@ _GATHER_AHEAD = 16
 
 # Without numpy's error model every division checks for zero, and the loop is not vectorised.
 @njit(nogil=True, cache=True, error_model="numpy")
-def sparse_adam(table, first_moment, second_moment, rows, grad, step, lr, beta1, beta2, eps, weight_decay):
+def sparse_adam(table, first_moment, second_moment, rows, grad, at, step, lr, beta1, beta2, eps, weight_decay):
     """Lazy Adam (Kingma and Ba 2015) on the given distinct rows; bias correction by the global step (from 1).
 
     Args:
-        table, first_moment, second_moment: float `[n, d]`, updated. rows: int64 `[r]`. grad: float `[r, d]`.
+        table, first_moment, second_moment: float `[n, d]`, updated. rows: int64 `[r]`. grad: float `[g, d]`.
+        at: int64 `[r]`, which of the gradients is a row's.
         weight_decay: L2 coefficient, added to the gradient of these rows.
     """
     dtype = table.dtype.type
@@ -36,7 +38,7 @@ def sparse_adam(table, first_moment, second_moment, rows, grad, step, lr, beta1,
             prefetch_row(first_moment, ahead)
             prefetch_row(second_moment, ahead)
         row = rows[i]
-        weight, first, second, gradient = table[row], first_moment[row], second_moment[row], grad[i]
+        weight, first, second, gradient = table[row], first_moment[row], second_moment[row], grad[at[i]]
         for c in range(table.shape[1]):
             g = gradient[c] + decay * weight[c]
             m = first[c] + rate1 * (g - first[c])
@@ -47,12 +49,13 @@ def sparse_adam(table, first_moment, second_moment, rows, grad, step, lr, beta1,
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def sparse_adagrad(table, squares, rows, grad, lr, eps, weight_decay):
+def sparse_adagrad(table, squares, rows, grad, at, lr, eps, weight_decay):
     """Adagrad (Duchi et al. 2011, diagonal) on the given distinct rows, as `torch.optim.Adagrad` on sparse gradients.
 
     Args:
         table, squares: float `[n, d]`, updated; squares are the sums of squared gradients. rows: int64 `[r]`.
-        grad: float `[r, d]`. weight_decay: L2 coefficient, added to the gradient of these rows.
+        grad: float `[g, d]`. at: int64 `[r]`, which of them is a row's.
+        weight_decay: L2 coefficient, added to the gradient of these rows.
     """
     dtype = table.dtype.type
     rate, epsilon, decay = dtype(lr), dtype(eps), dtype(weight_decay)
@@ -62,7 +65,7 @@ def sparse_adagrad(table, squares, rows, grad, lr, eps, weight_decay):
             prefetch_row(table, rows[i + _AHEAD])
             prefetch_row(squares, rows[i + _AHEAD])
         row = rows[i]
-        weight, square, gradient = table[row], squares[row], grad[i]
+        weight, square, gradient = table[row], squares[row], grad[at[i]]
         for c in range(table.shape[1]):
             g = gradient[c] + decay * weight[c]
             s = square[c] + g * g
@@ -71,15 +74,15 @@ def sparse_adagrad(table, squares, rows, grad, lr, eps, weight_decay):
 
 
 @njit(nogil=True, cache=True)
-def sparse_sgd(table, rows, grad, lr, weight_decay):
-    """table[row] -= lr * (grad + weight_decay * table[row]) on the given distinct rows."""
+def sparse_sgd(table, rows, grad, at, lr, weight_decay):
+    """table[row] -= lr * (grad[at] + weight_decay * table[row]) on the given distinct rows."""
     dtype = table.dtype.type
     rate, decay = dtype(lr), dtype(weight_decay)
     n = rows.shape[0]
     for i in range(n):
         if i + _AHEAD < n:
             prefetch_row(table, rows[i + _AHEAD])
-        weight, gradient = table[rows[i]], grad[i]
+        weight, gradient = table[rows[i]], grad[at[i]]
         for c in range(table.shape[1]):
             weight[c] -= rate * (gradient[c] + decay * weight[c])
 
@@ -97,32 +100,44 @@ def gather_rows(table, rows, out):
 
 
 @njit(nogil=True, cache=True)
-def merge_rows(rows, grad, slot, distinct, merged):
-    """Sum the gradients of repeated rows, in the order given.
+def fold_rows(rows, at, own, slot, grad, others):
+    """Add the gradients of one worker to those of the workers before it, each row's to where its first one lies.
 
     Args:
-        rows: int64 `[r]`. grad: float `[r, d]`. slot: int32 `[n]` scratch of -1, given back so.
-        distinct: int64 `[r]`, written. merged: float `[r, d]`, written.
+        rows: distinct, int64 `[r]`. at: int64 `[r]`, where their gradients are, in `grad` if `own`, else in `others`.
+        slot: int64 `[n]` of -1 before the first worker; then where a row's sum is: i of `others`, or -2 - i of `grad`.
+        grad, others: float `[g, d]` and `[o, d]`, updated.
+    """
+    n = rows.shape[0]
+    for i in range(n):
+        if i + _AHEAD < n:
+            prefetch(slot.ctypes.data + rows[i + _AHEAD] * slot.itemsize)
+        row = rows[i]
+        s = slot[row]
+        if s == -1:
+            slot[row] = -2 - at[i] if own else at[i]
+            continue
+        source = grad[at[i]] if own else others[at[i]]
+        target = grad[-2 - s] if s < -1 else others[s]
+        for c in range(grad.shape[1]):
+            target[c] += source[c]
+
+
+@njit(nogil=True, cache=True)
+def take_first(rows, at, own, slot, first, first_at):
+    """The rows whose sums lie with this worker's gradients; after `fold_rows` of all, with the same arguments.
+
+    Args:
+        slot: given back as -1 for them. first, first_at: int64 `[r]`, written: the rows, and where their sums are.
 
     Returns:
-        The number of distinct rows.
+        How many they are.
     """
     n = 0
     for i in range(rows.shape[0]):
-        row = rows[i]
-        s = slot[row]
-        gradient = grad[i]
-        if s < 0:
-            slot[row] = n
-            distinct[n] = row
-            target = merged[n]
-            for c in range(grad.shape[1]):
-                target[c] = gradient[c]
+        row, place = rows[i], at[i]
+        if slot[row] == (-2 - place if own else place):
+            slot[row] = -1
+            first[n], first_at[n] = row, place
             n += 1
-        else:
-            target = merged[s]
-            for c in range(grad.shape[1]):
-                target[c] += gradient[c]
-    for i in range(n):
-        slot[distinct[i]] = -1
     return n

@@ -177,7 +177,7 @@ def infer_sampled(
         batch = sampler.sample(nodes, SAMPLED_INFERENCE_STEP)
         keys = node_keys(batch.node_type, batch.stable_id)
         tensors = block_tensors(batch.blocks, keys, group.device, embedding.weight.dtype)
-        plan = embedding.plan(batch.nodes, bounds)
+        plan = embedding.plan(batch.nodes, bounds, exchange=features is not None)
         rows = embedding.fetch(plan).detach()
         found = None if features is None else features.fetch(plan, row_types(batch))
         user, item = model(tensors, rows, batch.n_seed_users, 0, found, entry_index(batch, group.device))

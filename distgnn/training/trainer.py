@@ -108,6 +108,7 @@ class PhaseTrainer:
             low=own.low,
             hot=hot_nodes(n_hot, own.low, own.node_type, own.stable_id, own.degree, group),
             wire=wire,
+            transport=config.cluster.exchange,
         )
         self.features = None
         if features and config.model.features:
@@ -173,7 +174,7 @@ class PhaseTrainer:
             This worker's part of the loss, detached.
         """
         clock = self._clock(batch.step)
-        plan = self.embedding.plan(batch.nodes, self.bounds)
+        plan = self.embedding.plan(batch.nodes, self.bounds, exchange=self.features is not None)
         blocks = self.block_tensors(batch) if blocks is None else blocks
         rows = self.embedding.fetch(plan, self._rows)
         ready = self._own_backward_end(rows)

@@ -20,6 +20,7 @@ STEPS, MORE = 15, 5
 SIZES = {1: [0, GRAPH.n_nodes], 2: [0, 23, GRAPH.n_nodes]}
 CASES = {
     "adagrad": ["optim.name=adagrad", "optim.lr=0.05"],
+    "adagrad, messages": ["optim.name=adagrad", "optim.lr=0.05", "cluster.exchange=messages"],
     "adagrad, dense too, decay": [
         "optim.name=adagrad",
         "optim.lr=0.05",
@@ -29,6 +30,7 @@ CASES = {
         "loss.name=bpr",
     ],
     "adam": ["optim.name=adam"],
+    "adam, messages": ["optim.name=adam", "cluster.exchange=messages"],
     "adam, hot rows": ["optim.name=adam", "cluster.hot_rows=9"],
     "adagrad, hot rows": ["optim.name=adagrad", "optim.lr=0.05", "cluster.hot_rows=0.3"],
     "sgd, decay, one hot row": [
@@ -40,6 +42,7 @@ CASES = {
     ],
     "sgd, all rows hot": ["optim.lr=0.5", "loss.negatives=uniform", "cluster.hot_rows=1000"],
     "adam, features": ["optim.name=adam"],
+    "adam, features, messages": ["optim.name=adam", "cluster.exchange=messages"],
     "adam, features, hot rows": ["optim.name=adam", "cluster.hot_rows=9"],
 }
 HOT = {"adam, hot rows": 9, "adagrad, hot rows": int(0.3 * GRAPH.n_nodes), "sgd, decay, one hot row": 1}
@@ -89,6 +92,7 @@ def trained(case: str, run: Path, group: WorkerGroup) -> dict[str, np.ndarray]:
     plan = embedding.plan(embedding.hot.nodes, trainer.bounds)
     result["hot nodes"] = embedding.hot.nodes
     result["replicas"] = embedding.fetch(plan).detach().numpy()
+    result["shares memory"] = np.array([embedding.shares_memory])
     result["asked of owners"] = np.array([len(plan.exchange.rows)])
     result["loss after"] = advance(trainer, MORE)
     result["loss resumed"] = resumed(case, run, group)
@@ -172,6 +176,16 @@ def test_hot_rows_change_no_bit_at_two_workers(folder: Path, case: str) -> None:
     off, on = at_two(folder, case), at_two(folder, f"{case}, hot rows")
     for name in ("loss", "weight", "moment0", "moment1", "loss after"):
         np.testing.assert_array_equal(on[name], off[name], err_msg=name)
+
+
+@pytest.mark.parametrize("case", ["adam", "adagrad", "adam, features"])
+def test_shared_memory_and_messages_give_the_same_bits(folder: Path, case: str) -> None:
+    memory, messages = at_two(folder, case), at_two(folder, f"{case}, messages")
+    assert memory.keys() == messages.keys()
+    assert memory.pop("shares memory").tolist() == [True]
+    assert messages.pop("shares memory").tolist() == [False]
+    for name, value in memory.items():
+        np.testing.assert_array_equal(messages[name], value, err_msg=name)
 
 
 @pytest.mark.parametrize("case", HOT)

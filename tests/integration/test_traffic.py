@@ -32,7 +32,14 @@ CASES = {
     "features of items, hot rows": ["loss.name=bpr", f"cluster.hot_rows={HOT}"],
     "features, bfloat16": ["loss.name=bpr", "run.dtype=float32", "cluster.wire=bfloat16"],
 }
-WIDTHS = {"features": (3, 5), "features of items, hot rows": (0, 5), "features, bfloat16": (3, 5)}  # users', items'
+MEMORY = {"memory": ["loss.name=bpr", "cluster.exchange=memory"]}
+MEMORY["memory, features"] = MEMORY["memory"]
+WIDTHS = {
+    "features": (3, 5),
+    "memory, features": (3, 5),
+    "features of items, hot rows": (0, 5),
+    "features, bfloat16": (3, 5),
+}  # users', items'
 
 
 def record_sent(sent: list[int], rank: int) -> Any:
@@ -50,7 +57,7 @@ def record_sent(sent: list[int], rank: int) -> Any:
 def measured(case: str, run: Path, group: WorkerGroup) -> dict[str, Any]:
     """A worker's count, what it has sent, and the nodes and columns that it takes from others."""
     features = small_features(GRAPH, *WIDTHS[case]) if case in WIDTHS else None
-    config = small_config(*CASES[case])
+    config = small_config("cluster.exchange=messages", *(CASES | MEMORY)[case])
     trainer = small_trainer(config, run, GRAPH, group, np.array(SIZES[group.size]), features=features)
     sent: list[int] = []
     wanted = wanted_users = columns = distinct = 0
@@ -85,7 +92,7 @@ def measured(case: str, run: Path, group: WorkerGroup) -> dict[str, Any]:
 
 def worker(rank: int, folder: Path) -> None:
     group = WorkerGroup.join(rank, 2, init_method=f"file://{folder}/meet", timeout_seconds=60)
-    results = [measured(case, folder, group) for case in CASES]
+    results = [measured(case, folder, group) for case in CASES | MEMORY]
     (folder / f"{rank}.json").write_text(json.dumps(results))
     group.leave()
 
@@ -104,7 +111,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str
             process.kill()
     assert [process.exitcode for process in processes] == [0, 0]
     both = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
-    return {case: [r[index] for r in both] for index, case in enumerate(CASES)}
+    return {case: [r[index] for r in both] for index, case in enumerate(CASES | MEMORY)}
 
 
 def summed(found: list[dict[str, Any]]) -> dict[str, int]:
@@ -150,6 +157,25 @@ def test_rows_gradients_and_outputs_by_hand(results: dict[str, list[dict[str, An
         "gradients": 3 * STEPS if hot else STEPS,
         "gathered": gathers * STEPS,
     }
+
+
+def test_what_is_read_and_left_in_shared_memory_is_counted(results: dict[str, list[dict[str, Any]]]) -> None:
+    found = results["memory"]
+    wanted = sum(f["wanted"] for f in found)
+    assert wanted > 20 * STEPS
+    assert summed(found)["rows"] == wanted * DIM * ITEM
+    assert summed(found)["gradients"] == wanted * (8 + DIM * ITEM)
+    assert [found[0]["exchanges"][kind] for kind in ("rows", "gradients")] == [STEPS, STEPS]
+    assert found[0]["sent"] == found[1]["sent"] == []
+
+
+def test_features_are_sent_beside_rows_in_shared_memory(results: dict[str, list[dict[str, Any]]]) -> None:
+    memory, messages = (summed(results[case]) for case in ("memory, features", "features"))
+    assert memory["features"] == messages["features"] > 0
+    assert memory["rows"] == messages["rows"]
+    assert sum(sum(f["sent"]) for f in results["memory, features"]) == memory["features"] + sum(
+        8 * f["wanted"] + 8 * STEPS for f in results["memory, features"]
+    )
 
 
 def test_one_worker_exchanges_nothing(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 from distgnn.config import OptimConfig
 from distgnn.distributed.embedding import ShardedEmbedding
 from distgnn.distributed.process_group import WorkerGroup
+from distgnn.distributed.shared_rows import Source
 
 N, DIM = 30, 5
 
@@ -31,7 +32,8 @@ def test_both_updates_are_one(name: str, decay: float, repeated: bool) -> None:
         n = int(rng.integers(0, 20))
         rows = rng.integers(0, N, n) if repeated else rng.permutation(N)[:n]
         grad = rng.normal(size=(n, DIM))
-        host._update_on_host(rows.copy(), grad.copy(), step, repeated)
+        content = grad.copy()
+        host._update_on_host([Source(rows.copy(), np.arange(n), own=True)], content, content, step)
         device._update_on_device(torch.from_numpy(rows), torch.from_numpy(grad), step, repeated)
         for a, b in zip([device.weight, *device.moments], [host.weight, *host.moments], strict=True):
             torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
@@ -45,7 +47,8 @@ def test_float32_updates_agree_to_rounding() -> None:
     rows = np.array([4, 1, 4, 9])
     grad = np.random.default_rng(1).normal(size=(4, DIM)).astype(np.float32)
     for step in (1, 2, 3):
-        host._update_on_host(rows, grad, step, True)
+        content = grad.copy()
+        host._update_on_host([Source(rows, np.arange(len(rows)), own=True)], content, content, step)
         device._update_on_device(torch.from_numpy(rows), torch.from_numpy(grad), step, True)
     torch.testing.assert_close(device.weight, host.weight, rtol=1e-5, atol=1e-7)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from distgnn.kernels.sparse_optimizer import gather_rows, merge_rows, sparse_adagrad, sparse_adam, sparse_sgd
+from distgnn.kernels.sparse_optimizer import fold_rows, gather_rows, sparse_adagrad, sparse_adam, sparse_sgd, take_first
 from tests.unit.kernels.rerun import IS_RERUN, MODES, rerun
 
 
@@ -21,7 +21,7 @@ def test_lazy_adam_is_torch_sparse_adam() -> None:
     for step in range(1, 8):
         rows = rng.permutation(20)[: rng.integers(1, 12)]
         grad = rng.normal(size=(len(rows), 5))
-        sparse_adam(table, first, second, rows, grad, step, 0.03, 0.9, 0.999, 1e-8, 0.0)
+        sparse_adam(table, first, second, rows, grad, np.arange(len(rows)), step, 0.03, 0.9, 0.999, 1e-8, 0.0)
         parameter.grad = torch.sparse_coo_tensor(
             torch.from_numpy(rows)[None], torch.from_numpy(grad), (20, 5), check_invariants=True
         )
@@ -40,7 +40,7 @@ def test_adagrad_is_torch_adagrad_on_sparse_gradients() -> None:
     for _ in range(7):
         rows = rng.permutation(19)[: rng.integers(1, 12)]
         grad = rng.normal(size=(len(rows), 5))
-        sparse_adagrad(table, squares, rows, grad, 0.03, 1e-8, 0.0)
+        sparse_adagrad(table, squares, rows, grad, np.arange(len(rows)), 0.03, 1e-8, 0.0)
         parameter.grad = torch.sparse_coo_tensor(
             torch.from_numpy(rows)[None], torch.from_numpy(grad), (20, 5), check_invariants=True
         )
@@ -59,7 +59,7 @@ def test_adagrads_decay_is_torchs_where_every_row_is_touched() -> None:
     squares = np.zeros_like(table)
     for _ in range(5):
         grad = rng.normal(size=(6, 4))
-        sparse_adagrad(table, squares, np.arange(6), grad, 0.1, 1e-6, 0.2)
+        sparse_adagrad(table, squares, np.arange(6), grad[::-1].copy(), np.arange(6)[::-1], 0.1, 1e-6, 0.2)
         parameter.grad = torch.from_numpy(grad)
         optimizer.step()
     np.testing.assert_allclose(table, parameter.detach().numpy(), rtol=1e-12, atol=1e-14)
@@ -67,20 +67,36 @@ def test_adagrads_decay_is_torchs_where_every_row_is_touched() -> None:
 
 def test_sgd_moves_the_touched_rows_and_decays_them_alone() -> None:
     table = np.ones((4, 2))
-    sparse_sgd(table, np.array([1, 3]), np.full((2, 2), 0.5), 0.1, 0.2)
+    sparse_sgd(table, np.array([1, 3]), np.array([[0.1, 0.2], [0.5, 0.5]]), np.array([1, 1]), 0.1, 0.2)
     np.testing.assert_allclose(table, [[1, 1], [0.93, 0.93], [1, 1], [0.93, 0.93]])
 
 
-def test_repeated_rows_are_summed_in_order() -> None:
+@pytest.mark.parametrize("rank", [0, 1, 2])
+def test_repeated_rows_are_summed_in_the_workers_order(rank: int) -> None:
+    """Three workers' rows, those of one of them in its own gradients: to the bit what adding up in rank order gives."""
     rng = np.random.default_rng(1)
-    rows = rng.integers(0, 6, 30)
-    grad = rng.normal(size=(30, 3))
-    slot = np.full(6, -1, np.int32)
-    distinct, merged = np.empty_like(rows), np.empty_like(grad)
-    n = merge_rows(rows, grad, slot, distinct, merged)
-    assert sorted(distinct[:n].tolist()) == sorted(set(rows.tolist()))
-    for row, total in zip(distinct[:n], merged[:n], strict=True):
-        np.testing.assert_allclose(total, grad[rows == row].sum(0))
+    asked = [rng.permutation(9)[:n] for n in (6, 7, 5)]
+    grad, others = rng.normal(size=(2, 20, 3)).astype(np.float32)
+    places = [rng.permutation(6), 6 + rng.permutation(7), 13 + rng.permutation(5)]
+    expected: dict[int, np.ndarray] = {}
+    for worker in range(3):
+        values = grad if worker == rank else others
+        for row, at in zip(asked[worker].tolist(), places[worker], strict=True):
+            expected[row] = expected[row] + values[at] if row in expected else values[at].copy()
+    slot = np.full(9, -1)
+    for worker in range(3):
+        fold_rows(asked[worker], places[worker], worker == rank, slot, grad, others)
+    found: dict[int, np.ndarray] = {}
+    for worker in range(3):
+        first, first_at = np.empty_like(asked[worker]), np.empty_like(asked[worker])
+        n = take_first(asked[worker], places[worker], worker == rank, slot, first, first_at)
+        values = grad if worker == rank else others
+        for row, at in zip(first[:n].tolist(), first_at[:n], strict=True):
+            assert row not in found
+            found[row] = values[at]
+    assert found.keys() == expected.keys()
+    for row, total in expected.items():
+        assert (found[row] == total).all()
     assert (slot == -1).all()
 
 
@@ -108,7 +124,7 @@ def test_float32_adam_is_the_rule_in_float32() -> None:
         m += np.float32(1 - 0.9) * (grad[i] - m)
         v += np.float32(1 - 0.999) * (grad[i] * grad[i] - v)
         weight -= size * m / (np.sqrt(v) + np.float32(1e-8))
-    sparse_adam(table, first, second, rows, grad[:11], 3, 0.02, 0.9, 0.999, 1e-8, 0.0)
+    sparse_adam(table, first, second, rows, grad, np.arange(11), 3, 0.02, 0.9, 0.999, 1e-8, 0.0)
     for got, want in zip((table, first, second), expected, strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-6)
 
