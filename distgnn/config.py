@@ -202,6 +202,11 @@ class LossConfig:
             return self.negatives
         return {"sampled_softmax": "in_batch", "bpr": "uniform", "directau": "none"}[self.name]
 
+    @property
+    def gathers(self) -> bool:
+        """Whether every worker needs outputs of all workers."""
+        return self.name == "directau" or self.negatives_kind() == "in_batch"
+
     def score_kind(self) -> str:
         """`score` with `auto` resolved."""
         if self.score != "auto":
@@ -333,7 +338,9 @@ class ClusterConfig:
     use_gpu: bool = False  # NCCL and CUDA devices instead of gloo and the CPU; not tested on real GPUs yet
     tables: str = "auto"  # embedding rows and moments: device (GPU), host, or auto: on the GPUs where they fit
     hot_rows: float = 0.0  # nodes of most edges whose rows every worker holds: a number, or a share below 1; exact
-    exchange: str = "auto"  # of rows between workers: memory they all map, on one host; messages; auto: what can be had
+    exchange: str = (
+        "auto"  # of rows and outputs between workers: memory all map, on one host; messages; auto: what can be had
+    )
     wire: str = "float32"  # of rows, features and gradients between workers; float32: as they are; bfloat16: not exact
     ray: bool = False  # workers of a Ray cluster (RAY_ADDRESS) instead of processes; jobs/*.py turn it on
     timeout_seconds: float = 600.0  # a collective that waits longer ends the run

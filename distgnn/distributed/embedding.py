@@ -25,12 +25,13 @@ from distgnn.distributed.shared_rows import OwnerOrder, SharedRows, Source
 from distgnn.distributed.traffic import Traffic
 from distgnn.kernels.rng import STREAM_INIT, hash2, keyed_normal
 from distgnn.kernels.sparse_optimizer import (
-    fold_rows,
+    MOST_STAMPS,
+    add_repeated,
+    find_first,
     gather_rows,
     sparse_adagrad,
     sparse_adam,
     sparse_sgd,
-    take_first,
 )
 from distgnn.kernels.threads import share_rows
 from distgnn.types import UserError
@@ -133,7 +134,7 @@ class ShardedEmbedding:
             self._table[start:stop] = torch.from_numpy(normal * std).to(dtype)
         self._moments = [torch.zeros_like(self._table) for _ in range(optim.n_moments())]
         self._hot_row = move(torch.from_numpy(hot_row), self.device)
-        self._slot = np.full(n, -1, np.int64)
+        self._slot, self._stamp = np.zeros(n if group.size > 1 else 0, np.int64), 0
         self._count = np.arange(0)
 
     @property
@@ -204,7 +205,7 @@ class ShardedEmbedding:
         if self._shared is not None:
             assert plan.by_owner is not None
             rows = self._copies(len(plan.by_owner.nodes), buffer)
-            self._shared.read(plan.by_owner.nodes, rows.numpy())
+            self._shared.read(plan.by_owner, rows.numpy())
             return move(rows, self.group.device).requires_grad_()
         assert plan.exchange is not None
         rows = send_rows(plan.exchange, self._rows(plan.exchange.rows, buffer), self.group, self.wire)
@@ -272,6 +273,7 @@ class ShardedEmbedding:
             own = grad.contiguous().numpy()
             sources = self._shared.gradients(plan.by_owner, own, self.low)
             self._update_on_host(sources, own, self._shared.outboxes, step)
+            self._shared.moved()
             return
         assert plan.exchange is not None
         rows = plan.exchange.rows
@@ -312,16 +314,23 @@ class ShardedEmbedding:
         Args:
             grad, others: `[g, d]`, what the sources' `at` refer to.
         """
-        if self.group.size > 1:
-            for source in sources:
-                fold_rows(source.rows, source.at, source.own, self._slot, grad, others)
-            for source in sources:
-                first, first_at = np.empty_like(source.rows), np.empty_like(source.at)
-                n = take_first(source.rows, source.at, source.own, self._slot, first, first_at)
-                self._move(first[:n], grad if source.own else others, first_at[:n], step)
-        else:
+        if self.group.size == 1:
             for source in sources:
                 self._move(source.rows, grad, source.at, step)
+            return
+        self._stamp += 1
+        if self._stamp == MOST_STAMPS:
+            self._slot[:], self._stamp = 0, 1
+        firsts = []
+        for source in sources:
+            first, first_at = np.empty_like(source.rows), np.empty_like(source.at)
+            repeated = np.empty((len(first), 2), np.int64)
+            found = (first, first_at, repeated)
+            n, m = find_first(source.rows, source.at, source.own, self._stamp, self._slot, *found)
+            add_repeated(repeated[:m], grad, others)
+            firsts.append((first[:n], grad if source.own else others, first_at[:n]))
+        for first, gradients, places in firsts:
+            self._move(first, gradients, places, step)
 
     def _move(self, distinct: np.ndarray, grad: np.ndarray, places: np.ndarray, step: int) -> None:
         """Move rows by the gradients at these places."""

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 from distgnn.distributed.device_memory import host_buffer, move, on_host
+from distgnn.distributed.output_board import OutputBoard
 from distgnn.distributed.process_group import WorkerGroup
 from distgnn.kernels.routing import route_by_owner
 from distgnn.timeline import FEATURES, GRADIENTS, HOT, IDS, OUTPUT_GRADIENTS, OUTPUTS, ROWS
@@ -190,12 +191,18 @@ class _AllGatherRows(torch.autograd.Function):
     """Uneven all-gather of rows; its backward sends every row's gradient home and sums in rank order."""
 
     @staticmethod
-    def forward(ctx, rows: torch.Tensor, sizes: list[int], group: WorkerGroup) -> torch.Tensor:  # type: ignore[no-untyped-def]
+    def forward(ctx, rows, sizes, group, board):  # type: ignore[no-untyped-def]
         ctx.sizes, ctx.group = sizes, group
-        return _gather(rows.detach().contiguous(), sizes, group, group.gather, OUTPUTS)
+        ctx.board = board if board is not None and board.takes(rows, sizes) else None
+        rows = rows.detach().contiguous()
+        return (
+            _gather(rows, sizes, group, group.gather, OUTPUTS) if ctx.board is None else ctx.board.gather(rows, sizes)
+        )
 
     @staticmethod
-    def backward(ctx, grad: torch.Tensor):  # type: ignore[no-untyped-def]
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        if ctx.board is not None:
+            return ctx.board.give_back(grad, ctx.sizes), None, None, None
         own = ctx.sizes[ctx.group.rank]
         arrived = grad.new_empty((own * ctx.group.size, grad.shape[1]))
         started = time.perf_counter()
@@ -207,7 +214,7 @@ class _AllGatherRows(torch.autograd.Function):
             group=ctx.group.gather,
         )
         ctx.group.watch.collective(OUTPUT_GRADIENTS, started)
-        return _sum_of_parts(arrived, ctx.group.size), None, None
+        return _sum_of_parts(arrived, ctx.group.size), None, None, None
 
 
 def all_gather_values(values: torch.Tensor, sizes: list[int], group: WorkerGroup) -> torch.Tensor:
@@ -217,9 +224,15 @@ def all_gather_values(values: torch.Tensor, sizes: list[int], group: WorkerGroup
     return _gather(values, sizes, group, group.communicator(values.device), OUTPUTS)
 
 
-def all_gather_rows(rows: torch.Tensor, sizes: list[int], group: WorkerGroup) -> torch.Tensor:
-    """Rows of every worker in rank order `[sum(sizes), d]`, with gradient; a collective in both directions."""
+def all_gather_rows(
+    rows: torch.Tensor, sizes: list[int], group: WorkerGroup, board: OutputBoard | None = None
+) -> torch.Tensor:
+    """Rows of every worker in rank order `[sum(sizes), d]`, with gradient; a collective in both directions.
+
+    Args:
+        board: where workers that share memory leave them, if there is room; None: they are sent.
+    """
     if group.size == 1:
         return rows
-    gathered: torch.Tensor = _AllGatherRows.apply(rows, sizes, group)
+    gathered: torch.Tensor = _AllGatherRows.apply(rows, sizes, group, board)
     return gathered

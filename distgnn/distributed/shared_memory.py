@@ -7,6 +7,7 @@ system takes it back with the last process that maps it, however that ends. A pa
 from __future__ import annotations
 
 import json
+import math
 import mmap
 import os
 import select
@@ -53,14 +54,17 @@ class Meeting:
         weakref.finalize(self, _close, list(self._ends))
         _meetings.add(self)
 
-    def meet(self) -> None:
-        """Wait until everybody has called it as often; what each has written before is seen by all after it.
+    def arrive(self) -> None:
+        """Tell the others that this worker is there, and go on: what it has written is seen by who waits for it."""
+        self._turn += 1
+        self._turns[self.rank] = self._turn
+
+    def wait(self) -> None:
+        """Wait until everybody has arrived as often as this worker.
 
         Raises:
             WorkerError: a worker has ended or left, or did not come in time.
         """
-        self._turn += 1
-        self._turns[self.rank] = self._turn
         turns, turn, tries = self._turns, self._turn, 0
         started = looked = 0.0
         while turns.min() < turn:
@@ -74,6 +78,11 @@ class Meeting:
             if now - looked > _LOOK_SECONDS:
                 looked = now
                 self._refuse_missing(now - started)
+
+    def meet(self) -> None:
+        """Arrive and wait."""
+        self.arrive()
+        self.wait()
 
     def _refuse_missing(self, waited: float) -> None:
         late = [rank for rank, turn in enumerate(self._turns.tolist()) if turn < self._turn]
@@ -104,24 +113,30 @@ def _close(descriptors: list[int]) -> None:
         os.close(descriptor)
 
 
-def share_memory(n_bytes: int, group: WorkerGroup) -> tuple[np.ndarray, Meeting] | None:
-    """Memory of all workers, uint8 `[n_bytes]` of zeros, and where they meet; a collective.
+def share_arrays(
+    parts: list[tuple[tuple[int, ...], np.dtype]], group: WorkerGroup
+) -> tuple[list[np.ndarray], Meeting] | None:
+    """Arrays of all workers, of zeros, and where they meet; a collective.
 
-    None, at every worker, where they cannot all map it: on several hosts, or in containers apart.
+    None, at every worker, where they cannot all map them: on several hosts, or in containers apart.
+
+    Args:
+        parts: shape and dtype of each array; each begins a page.
     """
+    sizes = [math.prod(shape) * dtype.itemsize for shape, dtype in parts]
+    starts = np.cumsum([_HEAD, *(-(-size // mmap.PAGESIZE) * mmap.PAGESIZE for size in sizes)]).tolist()
     if group.size > _MOST_WORKERS or not hasattr(os, "memfd_create"):
         return None
-    size = _HEAD + n_bytes
     offer: dict[str, Any] = {}
     descriptor = -1
     if group.rank == 0:
         descriptor = os.memfd_create(_NAME)
         token = os.urandom(16)
-        os.ftruncate(descriptor, size)
+        os.ftruncate(descriptor, starts[-1])
         os.pwrite(descriptor, token, 0)
         offer = {"path": f"/proc/{os.getpid()}/fd/{descriptor}", "token": token.hex()}
     offer = json.loads(group.share_text(json.dumps(offer)))
-    memory = _map(offer["path"], size, bytes.fromhex(offer["token"]))
+    memory = _map(offer["path"], starts[-1], bytes.fromhex(offer["token"]))
     mapped = group.sum_floats([float(memory is not None)])[0]
     if descriptor >= 0:
         os.close(descriptor)
@@ -131,8 +146,11 @@ def share_memory(n_bytes: int, group: WorkerGroup) -> tuple[np.ndarray, Meeting]
     if memory is None or mapped < group.size:
         return None
     lines = np.frombuffer(memory, np.int64, (_HEAD - _TOKEN_BYTES) // 8, _TOKEN_BYTES).reshape(-1, _LINE // 8)
-    content = np.frombuffer(memory, np.uint8, n_bytes, _HEAD)
-    return content, Meeting(lines[: group.size], group.rank, everybody, group.timeout)
+    arrays = [
+        np.frombuffer(memory, dtype, math.prod(shape), start).reshape(shape)
+        for (shape, dtype), start in zip(parts, starts, strict=False)
+    ]
+    return arrays, Meeting(lines[: group.size], group.rank, everybody, group.timeout)
 
 
 def _map(path: str, size: int, token: bytes) -> mmap.mmap | None:

@@ -1,13 +1,13 @@
 """Embedding rows in memory that all workers of a host map: nobody sends rows, who wants some reads them.
 
 A worker moves its own rows alone. It finds the gradients of the others in their outboxes. Two meetings a step keep
-reading and moving apart: before rows are read everybody has moved those of the last step, and before they are moved
-everybody has read, and filled its outbox.
+reading and moving apart: before rows of others are read everybody has moved those of the last step, and before rows are
+moved everybody has read, and filled its outbox. Who has moved its rows says so at once, and waits for the others only
+when it wants theirs: what lies between, its own rows among it, makes up for their being late.
 """
 
 from __future__ import annotations
 
-import mmap
 import time
 from dataclasses import dataclass
 
@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from distgnn.distributed.process_group import WorkerGroup
-from distgnn.distributed.shared_memory import Meeting, share_memory
+from distgnn.distributed.shared_memory import Meeting, share_arrays
 from distgnn.kernels.routing import route_by_owner
-from distgnn.kernels.sparse_optimizer import gather_rows
+from distgnn.kernels.sparse_optimizer import gather_rows, gather_rows_to
 from distgnn.kernels.threads import share_rows
 from distgnn.timeline import GRADIENTS, ROWS
 
@@ -72,45 +72,54 @@ class SharedRows:
         table: rows of all nodes, `[N, d]` by node id. outboxes: gradients `[W * N, d]`, worker r's from r * N on.
     """
 
-    def __init__(
-        self, memory: np.ndarray, group: WorkerGroup, n_nodes: int, dim: int, dtype: np.dtype, meeting: Meeting
-    ) -> None:
-        self.group, self.n_nodes, self._meeting = group, n_nodes, meeting
-        at = 0
-
-        def array(shape: tuple[int, ...], kind: np.dtype) -> np.ndarray:
-            nonlocal at
-            start, at = at, at + _pages(int(np.prod(shape)) * kind.itemsize)
-            return memory[start : start + int(np.prod(shape)) * kind.itemsize].view(kind).reshape(shape)
-
-        self.table = array((n_nodes, dim), dtype)
-        self.outboxes = array((group.size * n_nodes, dim), dtype)
-        self._nodes = array((group.size, n_nodes), np.dtype(np.int64))  # whose gradients they are
-        self._starts = array((group.size, group.size + 1), np.dtype(np.int64))  # of each receiver's part of an outbox
+    def __init__(self, arrays: list[np.ndarray], group: WorkerGroup, meeting: Meeting) -> None:
+        self.table, self.outboxes, self._nodes, self._starts = arrays
+        self.group, self.n_nodes, self._meeting = group, len(self.table), meeting
+        self._moved = False  # whether this worker has said that its rows are as they are to be read
 
     @classmethod
     def of(cls, n_own: int, dim: int, dtype: torch.dtype, group: WorkerGroup) -> SharedRows | None:
         """For workers that own so many nodes each; None where they share no host. A collective."""
-        kind = torch.empty(0, dtype=dtype).numpy().dtype
-        n_nodes = int(group.sum_floats([float(n_own)])[0])
-        width, workers = dim * kind.itemsize, group.size
-        parts = (n_nodes * width, workers * n_nodes * width, workers * n_nodes * 8, workers * (workers + 1) * 8)
-        shared = share_memory(sum(map(_pages, parts)), group)
-        if shared is None:
-            return None
-        return cls(shared[0], group, n_nodes, dim, kind, shared[1])
+        kind, ids = torch.empty(0, dtype=dtype).numpy().dtype, np.dtype(np.int64)
+        n_nodes, workers = int(group.sum_floats([float(n_own)])[0]), group.size
+        shared = share_arrays(
+            [
+                ((n_nodes, dim), kind),
+                ((workers * n_nodes, dim), kind),
+                ((workers, n_nodes), ids),  # whose gradients they are
+                ((workers, workers + 1), ids),  # where each receiver's part of an outbox begins
+            ],
+            group,
+        )
+        return None if shared is None else cls(shared[0], group, shared[1])
 
-    def meet(self, name: str) -> None:
+    def moved(self) -> None:
+        """This worker's rows are as they are to be read next."""
+        if not self._moved:
+            self._moved = True
+            self._meeting.arrive()
+
+    def _wait(self, name: str) -> None:
         """Wait for everybody. `name`: of the event."""
         started = time.perf_counter()
-        self._meeting.meet()
+        self._meeting.wait()
         self.group.watch.collective(name, started)
 
-    def read(self, nodes: np.ndarray, out: np.ndarray) -> None:
-        """Rows of node ids int64 `[n]` to out `[n, d]`; a collective."""
-        self.meet(ROWS)
-        table = self.table
-        share_rows(len(nodes), torch.get_num_threads(), lambda a, b: gather_rows(table, nodes[a:b], out[a:b]))
+    def read(self, by_owner: OwnerOrder, out: np.ndarray) -> None:
+        """Rows of the nodes to out `[n, d]`, in their order; a collective."""
+        self.moved()
+        self._moved = False
+        rank, starts = self.group.rank, by_owner.starts
+        before, after = int(starts[rank]), int(starts[rank + 1])
+        self._read(by_owner, before, after, out)
+        self._wait(ROWS)
+        self._read(by_owner, 0, before, out)
+        self._read(by_owner, after, len(by_owner.order), out)
+
+    def _read(self, by_owner: OwnerOrder, start: int, stop: int, out: np.ndarray) -> None:
+        """The rows of a part of the owners' order."""
+        table, nodes, order = self.table, by_owner.nodes, by_owner.order[start:stop]
+        share_rows(len(order), torch.get_num_threads(), lambda a, b: gather_rows_to(table, nodes, order[a:b], out))
 
     def gradients(self, by_owner: OwnerOrder, grad: np.ndarray, low: int) -> list[Source]:
         """Hand gradients to their owners, and have those for the own rows, in rank order; a collective.
@@ -126,7 +135,8 @@ class SharedRows:
             self._nodes[rank, at : at + len(positions)] = by_owner.nodes[positions]
             _gather(grad, positions, box[at : at + len(positions)])
         self._starts[rank] = np.where(np.arange(len(starts)) > rank, starts - n_own, starts)
-        self.meet(GRADIENTS)
+        self._meeting.arrive()
+        self._wait(GRADIENTS)
         sources = []
         for worker in range(self.group.size):
             if worker == rank:
@@ -142,8 +152,3 @@ class SharedRows:
 
 def _gather(table: np.ndarray, rows: np.ndarray, out: np.ndarray) -> None:
     share_rows(len(rows), torch.get_num_threads(), lambda a, b: gather_rows(table, rows[a:b], out[a:b]))
-
-
-def _pages(n_bytes: int) -> int:
-    """Rounded up to whole pages."""
-    return -(-n_bytes // mmap.PAGESIZE) * mmap.PAGESIZE

@@ -14,6 +14,8 @@ from distgnn.kernels.prefetch import prefetch_row
 
 _AHEAD = 8  # rows
 _GATHER_AHEAD = 16
+PLACE_BITS = 41  # of a slot: a place and the side it is on; above them the stamp
+MOST_STAMPS = 1 << (63 - PLACE_BITS)
 
 
 # Without numpy's error model every division checks for zero, and the loop is not vectorised.
@@ -100,44 +102,73 @@ def gather_rows(table, rows, out):
 
 
 @njit(nogil=True, cache=True)
-def fold_rows(rows, at, own, slot, grad, others):
-    """Add the gradients of one worker to those of the workers before it, each row's to where its first one lies.
+def gather_rows_to(table, rows, positions, out):
+    """out[p] = table[rows[p]] for the positions p.
 
     Args:
-        rows: distinct, int64 `[r]`. at: int64 `[r]`, where their gradients are, in `grad` if `own`, else in `others`.
-        slot: int64 `[n]` of -1 before the first worker; then where a row's sum is: i of `others`, or -2 - i of `grad`.
-        grad, others: float `[g, d]` and `[o, d]`, updated.
+        table: `[n, d]`. rows: int64 `[r]`. positions: int64 `[k]`. out: `[r, d]`, written at the positions.
     """
-    n = rows.shape[0]
+    n = positions.shape[0]
     for i in range(n):
-        if i + _AHEAD < n:
-            prefetch(slot.ctypes.data + rows[i + _AHEAD] * slot.itemsize)
-        row = rows[i]
-        s = slot[row]
-        if s == -1:
-            slot[row] = -2 - at[i] if own else at[i]
-            continue
-        source = grad[at[i]] if own else others[at[i]]
-        target = grad[-2 - s] if s < -1 else others[s]
-        for c in range(grad.shape[1]):
-            target[c] += source[c]
+        if i + _GATHER_AHEAD < n:
+            prefetch_row(table, rows[positions[i + _GATHER_AHEAD]])
+        source, target = table[rows[positions[i]]], out[positions[i]]
+        for c in range(table.shape[1]):
+            target[c] = source[c]
 
 
 @njit(nogil=True, cache=True)
-def take_first(rows, at, own, slot, first, first_at):
-    """The rows whose sums lie with this worker's gradients; after `fold_rows` of all, with the same arguments.
+def find_first(rows, at, own, stamp, slot, first, first_at, repeated):
+    """Tell which rows of a worker no worker before it has; call it for the workers in rank order.
 
     Args:
-        slot: given back as -1 for them. first, first_at: int64 `[r]`, written: the rows, and where their sums are.
+        rows: int64 `[r]`, within `[0, n)`. at: int64 `[r]`, where their gradients are: in `grad` of `add_repeated` if
+            `own`, else in `others`. stamp: of this step, from 1; larger than of any earlier one with this slot.
+        slot: int64 `[n]`, 0 at first; where a row's first gradient is, with the stamp, so that nothing is cleared.
+        first, first_at: int64 `[r]`, written: the rows that are first, and where their gradients are.
+        repeated: int64 `[r, 2]`, written: places of the first gradient of the other rows, and of this one.
 
     Returns:
-        How many they are.
+        How many are first, and how many repeated.
     """
     n = 0
+    m = 0
+    high = np.int64(stamp) << PLACE_BITS
+    side = np.int64(own)
     for i in range(rows.shape[0]):
-        row, place = rows[i], at[i]
-        if slot[row] == (-2 - place if own else place):
-            slot[row] = -1
-            first[n], first_at[n] = row, place
+        if i + _GATHER_AHEAD < rows.shape[0]:
+            prefetch(slot.ctypes.data + rows[i + _GATHER_AHEAD] * slot.itemsize)
+        row = rows[i]
+        place = at[i] << 1 | side
+        s = slot[row]
+        if s < high:
+            slot[row] = high | place
+            first[n], first_at[n] = row, at[i]
             n += 1
-    return n
+        else:
+            repeated[m, 0], repeated[m, 1] = s - high, place
+            m += 1
+    return n, m
+
+
+@njit(nogil=True, cache=True)
+def add_repeated(repeated, grad, others):
+    """Add gradients of repeated rows to the first ones, in the order given.
+
+    Args:
+        repeated: int64 `[m, 2]`, places as `find_first` gives them. grad, others: float `[g, d]`, `[o, d]`, updated.
+    """
+    m = repeated.shape[0]
+    for i in range(m):
+        if i + _AHEAD < m:
+            for side in range(2):
+                ahead = repeated[i + _AHEAD, side]
+                if ahead & 1:
+                    prefetch_row(grad, ahead >> 1)
+                else:
+                    prefetch_row(others, ahead >> 1)
+        to, of = repeated[i, 0], repeated[i, 1]
+        target = grad[to >> 1] if to & 1 else others[to >> 1]
+        source = grad[of >> 1] if of & 1 else others[of >> 1]
+        for c in range(grad.shape[1]):
+            target[c] += source[c]

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from distgnn.config import LossConfig
 from distgnn.distributed.device_memory import move
 from distgnn.distributed.exchange import all_gather_rows, all_gather_values
+from distgnn.distributed.output_board import OutputBoard
 from distgnn.distributed.process_group import WorkerGroup
 from distgnn.distributed.traffic import Traffic
 from distgnn.graph import Topology
@@ -32,12 +33,13 @@ def loss_of(
     topology: Topology,
     group: WorkerGroup,
     traffic: Traffic | None = None,
+    board: OutputBoard | None = None,
 ) -> torch.Tensor:
     """This worker's part of the global loss, tied to all outputs even where the share is empty; may be a collective.
 
     Args:
         user, item: vectors of the seed users and the seed items.
-        traffic: counts what is gathered from other workers.
+        traffic: counts what is gathered from other workers. board: where that lies, if not sent.
     """
     device = user.device
     tie = 0.0 * (user.sum() + item.sum())
@@ -47,10 +49,10 @@ def loss_of(
     own = F.embedding(_index(batch.item_index - batch.n_seed_users, device), item)
     traffic = Traffic() if traffic is None else traffic
     if config.name == "directau":
-        return _directau(config, batch, u, own, group, traffic) + tie
+        return _directau(config, batch, u, own, group, traffic, board) + tie
     kind = config.negatives_kind()
     if kind == "in_batch":
-        loss = _in_batch(config, batch, u, own, topology, group)
+        loss = _in_batch(config, batch, u, own, topology, group, board)
         _count_gathered(traffic, batch.global_size, own, group)
         return loss + tie
     positive = (u * own).sum(1)
@@ -85,11 +87,12 @@ def _in_batch(
     own: torch.Tensor,
     topology: Topology,
     group: WorkerGroup,
+    board: OutputBoard | None,
 ) -> torch.Tensor:
     """One column for every edge of the global batch, in the order of the step."""
     assert batch.column_order is not None and batch.masked is not None and batch.column_item is not None
     device = user.device
-    gathered = all_gather_rows(own, batch.share_sizes.tolist(), group)
+    gathered = all_gather_rows(own, batch.share_sizes.tolist(), group, board)
     columns = F.embedding(_index(batch.column_order, device), gathered)
     subtracted = row_time = column_time = None
     if config.logq:
@@ -106,7 +109,13 @@ def _in_batch(
 
 
 def _directau(
-    config: LossConfig, batch: MiniBatch, user: torch.Tensor, item: torch.Tensor, group: WorkerGroup, traffic: Traffic
+    config: LossConfig,
+    batch: MiniBatch,
+    user: torch.Tensor,
+    item: torch.Tensor,
+    group: WorkerGroup,
+    traffic: Traffic,
+    board: OutputBoard | None,
 ) -> torch.Tensor:
     """Alignment of the share's edges, and uniformity of the global batch's distinct users and items.
 
@@ -117,7 +126,7 @@ def _directau(
     picks, counts = _first_rows(batch, group, traffic)
     own = [rows[_index(pick, rows.device)] for rows, pick in zip((user, item), picks, strict=True)]
     sizes = counts.sum(1)
-    gathered = all_gather_rows(torch.cat(own), sizes.tolist(), group)
+    gathered = all_gather_rows(torch.cat(own), sizes.tolist(), group, board)
     _count_gathered(traffic, int(sizes.sum()), torch.cat(own), group)
     side = np.repeat(np.tile([0, 1], group.size), counts.reshape(-1))  # a worker's users, then its items
     before, n = counts[: group.rank].sum(0), counts.sum(0)

@@ -19,6 +19,7 @@ from distgnn.distributed.device_memory import RowBuffer
 from distgnn.distributed.embedding import RowPlan, ShardedEmbedding
 from distgnn.distributed.features import FeatureStore, NodeFeatures
 from distgnn.distributed.hot_rows import hot_nodes
+from distgnn.distributed.output_board import OutputBoard
 from distgnn.distributed.process_group import WorkerGroup
 from distgnn.graph import Topology
 from distgnn.loader import DeviceFeed, PrefetchLoader
@@ -119,6 +120,9 @@ class PhaseTrainer:
             model = GraphRecommender(config.model, len(config.sampler.fanout), self.feature_widths)
         self.model = model.to(device=group.device, dtype=self.dtype)
         self.wrapped = wrap(self.model, group)
+        self.board = None
+        if self.embedding.shares_memory and config.loss.gathers:
+            self.board = OutputBoard.of(2 * config.train.batch_size, self.model.out_dim, self.dtype, group)
         self.optimizer = _dense_optimizer(self.model, config)
         store = store_of(topology, bounds, group)
         self.order = SeedOrder(topology, config.train.batch_size, config.run.seed, bounds, group.rank, store)
@@ -186,7 +190,7 @@ class PhaseTrainer:
         key = dropout_key(self.config.run.seed, batch.step)
         entries = entry_index(batch, rows.device)
         user, item = self.wrapped(blocks, rows, batch.n_seed_users, key, features, entries)
-        loss = loss_of(self.config.loss, batch, user, item, self.topology, self.group, self.totals.traffic)
+        loss = loss_of(self.config.loss, batch, user, item, self.topology, self.group, self.totals.traffic, self.board)
         clock.lap("forward")
         loss.backward()
         if ready:
@@ -242,6 +246,7 @@ class PhaseTrainer:
             self.topology,
             self.dataset_facts["dataset_hash"],
         )
+        self.group.barrier()  # rows in shared memory are read by others
         self.step = info.step
         self.schedule = Schedule(**info.manifest["schedule"])
 

@@ -11,11 +11,12 @@ import pytest
 
 from distgnn.distributed import shared_memory
 from distgnn.distributed.process_group import WorkerGroup
-from distgnn.distributed.shared_memory import leave_meetings, share_memory
+from distgnn.distributed.shared_memory import leave_meetings, share_arrays
 from distgnn.types import WorkerError
 from tests.two_workers import run_two_workers
 
 ROUNDS = 200
+SOME = [((8,), np.dtype(np.int64))]
 
 
 def joined(rank: int, folder: Path, timeout: float = 60.0) -> WorkerGroup:
@@ -25,11 +26,10 @@ def joined(rank: int, folder: Path, timeout: float = 60.0) -> WorkerGroup:
 def take_turns(rank: int, folder: Path) -> None:
     """What one worker writes before a meeting the other reads after it, and never later values."""
     group = joined(rank, folder)
-    shared = share_memory(1 << 20, group)
+    shared = share_arrays([((3,), np.dtype(np.float32)), ((1 << 17,), np.dtype(np.int64))], group)
     assert shared is not None
-    memory, meeting = shared
-    assert memory.shape == (1 << 20,) and not memory.any()
-    values = memory.view(np.int64)
+    (small, values), meeting = shared
+    assert small.shape == (3,) and values.shape == (1 << 17,) and not small.any() and not values.any()
     for turn in range(ROUNDS):
         values[rank::2] = turn
         meeting.meet()
@@ -43,9 +43,34 @@ def test_memory_is_shared_in_turns(tmp_path: Path) -> None:
     run_two_workers(take_turns, tmp_path)
 
 
+def early(rank: int, folder: Path) -> None:
+    """Who has arrived goes on, and waits for the other only when it says so."""
+    group = joined(rank, folder)
+    shared = share_arrays(SOME, group)
+    assert shared is not None
+    (values,), meeting = shared
+    if rank == 0:
+        values[0] = 1
+        meeting.arrive()
+        (folder / "arrived").touch()
+        meeting.wait()
+        assert values[1] == 2
+    else:
+        while not (folder / "arrived").exists():
+            time.sleep(0.01)
+        values[1] = 2
+        meeting.meet()
+        assert values[0] == 1
+    group.leave()
+
+
+def test_who_arrives_goes_on(tmp_path: Path) -> None:
+    run_two_workers(early, tmp_path)
+
+
 def one_does_not_come(rank: int, folder: Path, how: str) -> None:
     group = joined(rank, folder, 1.5)
-    shared = share_memory(64, group)
+    shared = share_arrays(SOME, group)
     assert shared is not None
     meeting = shared[1]
     meeting.meet()
@@ -77,7 +102,7 @@ def cannot_map(rank: int, folder: Path) -> None:
     group = joined(rank, folder)
     if rank == 1:
         shared_memory._map = lambda *_: None  # type: ignore[assignment]
-    assert share_memory(64, group) is None
+    assert share_arrays(SOME, group) is None
     group.leave()
 
 

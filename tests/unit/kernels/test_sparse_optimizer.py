@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from distgnn.kernels.sparse_optimizer import fold_rows, gather_rows, sparse_adagrad, sparse_adam, sparse_sgd, take_first
+from distgnn.kernels.sparse_optimizer import (
+    PLACE_BITS,
+    add_repeated,
+    find_first,
+    gather_rows,
+    gather_rows_to,
+    sparse_adagrad,
+    sparse_adam,
+    sparse_sgd,
+)
 from tests.unit.kernels.rerun import IS_RERUN, MODES, rerun
 
 
@@ -75,29 +84,33 @@ def test_sgd_moves_the_touched_rows_and_decays_them_alone() -> None:
 def test_repeated_rows_are_summed_in_the_workers_order(rank: int) -> None:
     """Three workers' rows, those of one of them in its own gradients: to the bit what adding up in rank order gives."""
     rng = np.random.default_rng(1)
-    asked = [rng.permutation(9)[:n] for n in (6, 7, 5)]
-    grad, others = rng.normal(size=(2, 20, 3)).astype(np.float32)
-    places = [rng.permutation(6), 6 + rng.permutation(7), 13 + rng.permutation(5)]
+    asked = [rng.permutation(60)[:n] for n in (45, 50, 40)]
+    grad, others = rng.normal(size=(2, 140, 3)).astype(np.float32)
+    places = [rng.permutation(45), 45 + rng.permutation(50), 95 + rng.permutation(40)]
     expected: dict[int, np.ndarray] = {}
     for worker in range(3):
         values = grad if worker == rank else others
         for row, at in zip(asked[worker].tolist(), places[worker], strict=True):
             expected[row] = expected[row] + values[at] if row in expected else values[at].copy()
-    slot = np.full(9, -1)
-    for worker in range(3):
-        fold_rows(asked[worker], places[worker], worker == rank, slot, grad, others)
+    slot = np.arange(60) % 3 << PLACE_BITS | 5  # what steps 0, 1 and 2 have left
     found: dict[int, np.ndarray] = {}
+    firsts = []
     for worker in range(3):
-        first, first_at = np.empty_like(asked[worker]), np.empty_like(asked[worker])
-        n = take_first(asked[worker], places[worker], worker == rank, slot, first, first_at)
+        first, first_at = np.empty((2, len(asked[worker])), np.int64)
+        repeated = np.empty((len(first), 2), np.int64)
+        found_here = (first, first_at, repeated)
+        n, m = find_first(asked[worker], places[worker], worker == rank, 3, slot, *found_here)
+        assert n + m == len(first)
+        add_repeated(repeated[:m], grad, others)
+        firsts.append((first[:n].tolist(), first_at[:n]))
+    for worker, (rows, at) in enumerate(firsts):
         values = grad if worker == rank else others
-        for row, at in zip(first[:n].tolist(), first_at[:n], strict=True):
+        for row, place in zip(rows, at, strict=True):
             assert row not in found
-            found[row] = values[at]
+            found[row] = values[place]
     assert found.keys() == expected.keys()
     for row, total in expected.items():
         assert (found[row] == total).all()
-    assert (slot == -1).all()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -108,6 +121,10 @@ def test_gathered_rows_are_numpys(n: int, d: int, dtype: str) -> None:
     table, rows = rng.normal(size=(40, d)).astype(dtype), rng.integers(0, 40, n)
     out = np.full((n, d), np.nan, dtype)
     gather_rows(table, rows, out)
+    assert (out == table[rows]).all()
+    out[:] = np.nan
+    for positions in np.array_split(rng.permutation(n), 2):
+        gather_rows_to(table, rows, positions, out)
     assert (out == table[rows]).all()
 
 
