@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import json
+import itertools
 import os
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +23,7 @@ from distgnn.distributed.process_group import WorkerGroup
 from distgnn.partition.dataset import PreparedDataset
 from distgnn.partition.prepare import open_or_prepare
 from distgnn.training.checkpoint import list_checkpoints
+from distgnn.training.supervision import run_attempt
 from distgnn.training.trace import check_trace_target
 from distgnn.types import UserError, WorkerError
 
@@ -35,7 +33,6 @@ Launcher = Callable[[str, Config, str, PreparedDataset], Report]  # job, config,
 TRAIN_JOB = "distgnn.training.run:run_worker"
 EVALUATE_JOB = "distgnn.training.run:evaluate_worker"
 CONFIG_FILE, DATASET_FILE = "config.toml", "dataset.json"
-GRACE_SECONDS = 10.0  # for a worker to end by itself
 
 
 def run_training(config: Config, launch: Launcher | None = None) -> Report:
@@ -187,75 +184,46 @@ def worker_threads(config: Config) -> int:
 def on_local_workers(job: str, config: Config, run: str, dataset: PreparedDataset) -> Report:
     """Run a job on `cluster.workers` processes of this machine; rank 0's report.
 
+    After a worker's death or stall all are started again, and go on from the run's last checkpoint. One worker runs in
+    this process: there is nobody to see it die.
+
     Raises:
-        UserError: a mistake that a worker has met. WorkerError: a worker died.
+        UserError: a mistake that a worker has met.
+        WorkerError: workers died or stalled more often than `cluster.max_failures`.
     """
+    task = {"job": job, "config": config.to_dict(), "run": run, "dataset": str(dataset.path)}
+    most = config.cluster.max_failures
+    for failures in itertools.count(1):
+        workers, threads = _workers_now(config)
+        if workers == 1:
+            return run_rank(job, config, run, dataset, 0, 1, "", threads)
+        try:
+            return run_attempt(task, workers, threads, config.cluster.timeout_seconds)
+        except WorkerError as error:
+            if failures > most:
+                tried = f"{most} restart{'s' * (most > 1)} did not help (cluster.max_failures)"
+                raise WorkerError(f"{error}; {tried if most else 'the run is stopped'}") from None
+            where = _goes_on_from(config, run)
+            print(f"{error}; {where} (restart {failures} of {most})", file=sys.stderr, flush=True)
+        config = dataclasses.replace(config, run=dataclasses.replace(config.run, resume=True))
+        task["config"] = config.to_dict()
+    raise AssertionError("never reached")
+
+
+def _workers_now(config: Config) -> tuple[int, int]:
+    """Workers to start and threads of each; of a range, says how many."""
     workers, threads = local_workers(config), worker_threads(config)
     least, most = config.cluster.min_workers, config.cluster.max_workers
     if least < most:
         what = f"{workers} worker{'s' * (workers > 1)} of {threads} thread{'s' * (threads > 1)}"
         print(f"{what}, as the cores allow (cluster.workers = [{least}, {most}])", file=sys.stderr, flush=True)
-    if workers == 1:
-        return run_rank(job, config, run, dataset, 0, 1, "", threads)
-    with tempfile.TemporaryDirectory(prefix="distgnn-") as folder:
-        task = {
-            "job": job,
-            "config": config.to_dict(),
-            "run": run,
-            "dataset": str(dataset.path),
-            "workers": workers,
-            "init_method": f"file://{folder}/store",
-            "threads": threads,
-            "report": f"{folder}/report.json",
-            "error": f"{folder}/error",
-        }
-        Path(folder, "task.json").write_text(json.dumps(task), encoding="utf-8")
-        _supervise(folder, workers, threads)
-        result: Report = json.loads(Path(folder, "report.json").read_text(encoding="utf-8"))
-        return result
+    return workers, threads
 
 
-def _supervise(folder: str, workers: int, threads: int) -> None:
-    """Run one process a worker; the first that fails ends all, and its error is raised with its rank."""
-    loopback = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), **loopback}
-    command = [sys.executable, "-m", "distgnn.training.worker", f"{folder}/task.json"]
-    processes = [
-        subprocess.Popen([*command, str(rank)], env={**environment, "LOCAL_RANK": str(rank)}, stdin=subprocess.DEVNULL)
-        for rank in range(workers)
-    ]
-    try:
-        while any(p.poll() is None for p in processes):
-            if any(p.poll() not in (None, 0) for p in processes):
-                break
-            if any(Path(f"{folder}/error-{rank}").exists() for rank in range(workers)):
-                break
-            time.sleep(0.05)
-        failed = [rank for rank, p in enumerate(processes) if p.poll() not in (None, 0)]  # before _stop ends the rest
-    finally:
-        _stop(processes)
-    for rank in range(workers):
-        message = Path(f"{folder}/error-{rank}")
-        if message.exists():
-            raise UserError(message.read_text(encoding="utf-8"))
-    # A signal goes before a status: peers of a killed worker end with an error of their own.
-    for rank in sorted(failed, key=lambda r: processes[r].returncode > 0):
-        code = processes[rank].returncode
-        how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
-        raise WorkerError(f"worker {rank} {how}; the run is stopped")
-
-
-def _stop(processes: list[subprocess.Popen[bytes]]) -> None:
-    for process in processes:
-        if process.poll() is None:
-            process.terminate()
-    deadline = time.monotonic() + GRACE_SECONDS
-    for process in processes:
-        try:
-            process.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+def _goes_on_from(config: Config, run: str) -> str:
+    """Where another attempt begins."""
+    found = [] if run == config.run.path else list_checkpoints(run)  # an evaluation reads the run that it is of
+    return f"going on from {found[-1].phase} step {found[-1].step}" if found else "starting again"
 
 
 def run_rank(
