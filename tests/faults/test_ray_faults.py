@@ -209,6 +209,7 @@ def test_a_stopped_worker_is_named_with_its_stage_and_replaced(
 @pytest.mark.slow
 def test_attempts_that_are_used_up_end_in_one_line(start_job: Begin, note: Note) -> None:
     job = start_job("cluster.max_failures=0")
+    job.until(lambda: n_records(job.run) >= 30)
     victim = job.workers()[0]
     stood = victim.stop_in(anywhere, job.driver, 30)
     victim.kill()
@@ -221,6 +222,7 @@ def test_attempts_that_are_used_up_end_in_one_line(start_job: Begin, note: Note)
 def test_a_worker_without_memory_is_named(start_job: Begin, note: Note) -> None:
     """Its address space may not grow any more: an allocation fails, in Python or below."""
     job = start_job("cluster.max_failures=0", f"cluster.timeout_seconds={TIMEOUT}")
+    job.until(lambda: n_records(job.run) >= 30)
     victim = job.workers()[1]
     stood = victim.stop_in(anywhere, job.driver, 30)
     process = psutil.Process(victim.pid)
