@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from distgnn import storage
+from distgnn import beat, storage
 from distgnn.config import Config, load_config
 from distgnn.distributed.process_group import WorkerGroup
 from distgnn.partition.dataset import PreparedDataset
@@ -243,6 +243,7 @@ def run_rank(
     `device` is the worker's GPU where the launcher has chosen it.
     """
     torch.set_num_threads(threads)
+    beat.claim(beat.TRAINER)
     group = WorkerGroup.join(
         rank,
         workers,
