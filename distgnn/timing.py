@@ -21,9 +21,11 @@ class Watch:
     Attributes:
         collective_seconds: that the trainer has spent in collectives: moving data and waiting for the others.
         timeline: where events go; None: nowhere.
+        doing: what the worker is at, in words.
     """
 
     def __init__(self) -> None:
+        self.doing = "start"
         self.collective_seconds = 0.0
         self.timeline: Timeline | None = None
 

@@ -109,6 +109,7 @@ def distill_worker(config: Config, run: str, dataset: PreparedDataset, group: Wo
     trainer.train(recorder)
     student = Table(trainer.embedding.weight.cpu().numpy())
     report = _compare(config, dataset, topology, own, group, teacher, student)
+    dataset.in_use.refuse_change()
     for folder, table in ((FOLDER, quantize_rows(student.values)), (FLOAT_FOLDER, student)):
         export_workers_rows(
             storage.join(run, folder),

@@ -196,6 +196,14 @@ def remove_checkpoint(folder: CheckpointFolder) -> None:
             fs.rm(path, recursive=True)
 
 
+def remove_unfinished(run: str) -> None:
+    """Delete checkpoints that were being written when a run stopped; none of its workers may be left."""
+    for folder in checkpoint_folders(run):
+        unfinished, manifest = (storage.join(folder.uri, name) for name in (_UNFINISHED, storage.MANIFEST))
+        if storage.exists(unfinished) and not storage.exists(manifest):
+            remove_checkpoint(folder)
+
+
 def _optimizer_tensors(optimizer: torch.optim.Optimizer | None) -> Iterator[tuple[str, torch.Tensor]]:
     if optimizer is None:
         return

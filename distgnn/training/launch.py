@@ -9,12 +9,13 @@ import dataclasses
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,11 @@ import torch
 from distgnn import storage
 from distgnn.config import Config, load_config
 from distgnn.distributed.process_group import WorkerGroup
+from distgnn.errors import TRAINING_MEMORY, system_refusal
 from distgnn.partition.dataset import PreparedDataset
 from distgnn.partition.prepare import open_or_prepare
-from distgnn.training.checkpoint import list_checkpoints
+from distgnn.training.bus_error import explained_bus_error
+from distgnn.training.checkpoint import list_checkpoints, remove_unfinished
 from distgnn.training.trace import check_trace_target
 from distgnn.types import UserError, WorkerError
 
@@ -97,19 +100,24 @@ def _check_target(config: Config) -> None:
 
 @contextmanager
 def _undone_without_checkpoint(run: str) -> Iterator[None]:
-    """A mistake found before the first new checkpoint leaves the run as it was: not there, or as it was to resume."""
+    """A mistake found before the first new checkpoint leaves the run as it was: not there, or as it was to resume.
+
+    A checkpoint that was being written when the run failed takes room and is of no use: it is removed.
+    """
     uris = [storage.join(run, name) for name in (CONFIG_FILE, DATASET_FILE)]
     before = {uri: storage.read_bytes(uri) for uri in uris if storage.exists(uri)}
     last, existed = _checkpoint_uris(run), storage.exists(run)
     try:
         yield
-    except (UserError, OSError):
-        if _checkpoint_uris(run) == last:
-            for uri, content in before.items():
-                if storage.read_bytes(uri) != content:
-                    storage.write_bytes(uri, content)
-            if not before:
-                storage.remove_folder(run, keep_root=existed)
+    except Exception as error:
+        with suppress(UserError):  # the store may be what failed
+            remove_unfinished(run)
+            if isinstance(error, (UserError, OSError)) and _checkpoint_uris(run) == last:
+                for uri, content in before.items():
+                    if storage.read_bytes(uri) != content:
+                        storage.write_bytes(uri, content)
+                if not before:
+                    storage.remove_folder(run, keep_root=existed)
         raise
 
 
@@ -196,7 +204,8 @@ def on_local_workers(job: str, config: Config, run: str, dataset: PreparedDatase
         what = f"{workers} worker{'s' * (workers > 1)} of {threads} thread{'s' * (threads > 1)}"
         print(f"{what}, as the cores allow (cluster.workers = [{least}, {most}])", file=sys.stderr, flush=True)
     if workers == 1:
-        return run_rank(job, config, run, dataset, 0, 1, "", threads)
+        with explained_bus_error(lambda: _with_cause(_death(0, -signal.SIGBUS), dataset)):
+            return run_rank(job, config, run, dataset, 0, 1, "", threads)
     with tempfile.TemporaryDirectory(prefix="distgnn-") as folder:
         task = {
             "job": job,
@@ -210,7 +219,10 @@ def on_local_workers(job: str, config: Config, run: str, dataset: PreparedDatase
             "error": f"{folder}/error",
         }
         Path(folder, "task.json").write_text(json.dumps(task), encoding="utf-8")
-        _supervise(folder, workers, threads)
+        try:
+            _supervise(folder, workers, threads)
+        except WorkerError as error:
+            raise WorkerError(_with_cause(str(error), dataset)) from error
         result: Report = json.loads(Path(folder, "report.json").read_text(encoding="utf-8"))
         return result
 
@@ -240,9 +252,21 @@ def _supervise(folder: str, workers: int, threads: int) -> None:
             raise UserError(message.read_text(encoding="utf-8"))
     # A signal goes before a status: peers of a killed worker end with an error of their own.
     for rank in sorted(failed, key=lambda r: processes[r].returncode > 0):
-        code = processes[rank].returncode
-        how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
-        raise WorkerError(f"worker {rank} {how}; the run is stopped")
+        raise WorkerError(_death(rank, processes[rank].returncode))
+
+
+def _death(rank: int, code: int) -> str:
+    """What a worker's return code says, in words."""
+    how = f"was killed by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"ended with status {code}"
+    return f"worker {rank} {how}; the run is stopped"
+
+
+def _with_cause(death: str, dataset: PreparedDataset) -> str:
+    """With what is known of the cause: garbage in a file that has changed under a worker ends it in any way."""
+    change = dataset.in_use.change()
+    if not change and signal.SIGBUS.name in death:
+        change = "a file that it maps was cut off, or its disk failed; the files of the dataset are as they were"
+    return f"{death}: {change}" if change else death
 
 
 def _stop(processes: list[subprocess.Popen[bytes]]) -> None:
@@ -285,10 +309,13 @@ def run_rank(
     )
     try:
         report = job_function(job)(config, run, dataset, group)
-    except BaseException:
+    except BaseException as error:
         if workers == 1:
             group.leave()
-        raise
+        refusal = system_refusal(error, f"worker {rank}, {group.watch.doing}", TRAINING_MEMORY)
+        if refusal is None:
+            raise
+        raise refusal from error
     group.leave()
     return report
 

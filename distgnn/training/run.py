@@ -68,6 +68,7 @@ def run_worker(config: Config, run: str, dataset: PreparedDataset, group: Worker
     report = evaluate_trainer(trainer, dataset, split, trainers, started)
     report["epochs"] = {"fit": trainers[0].schedule.best_epoch if trainers[0].phase == "fit" else None, "full": epochs}
     exporting = time.perf_counter()
+    group.watch.doing = "export"
     write_embeddings(run, trainer, dataset)
     if trace is not None:
         trace.timeline.add(EXPORT, exporting)
@@ -86,6 +87,7 @@ def phase_trainer(
     last: CheckpointInfo | None,
 ) -> PhaseTrainer:
     """A phase's trainer, gone on from a checkpoint where one is given; says what it takes once nothing is amiss."""
+    group.watch.doing = f"setting up the {phase} phase"
     partitioning = (config.partition.method, config.parts)
     book = dataset.book(*partitioning)
     bounds = book.worker_bounds(group.size)
@@ -141,6 +143,7 @@ def evaluate_trainer(
         result = trainer.evaluate(edges)
         if config.evaluate.sampled:
             report["metrics_sampled_inference"] = trainer.evaluate(edges, sampled=True).metrics
+    dataset.in_use.refuse_change()
     totals = [t.totals for t in trainers]
     by_worker = seconds_by_worker(totals, group)
     own = own_seconds_by_worker(totals, group)

@@ -206,6 +206,7 @@ class PhaseTrainer:
         timeline = self.group.watch.timeline
         if timeline is not None:
             timeline.step, timeline.phase = step, self.phase
+        self.group.watch.doing = f"{self.phase} step {step + 1}"
         return StageClock(self.totals.seconds, self.group.watch, self.totals.collectives)
 
     def _own_backward_end(self, rows: torch.Tensor) -> list[float]:
@@ -371,6 +372,7 @@ class PhaseTrainer:
     ) -> RankingResult:
         """Full-catalogue metrics on held-out stable (users, items); a collective."""
         clock = self._clock(self.step - 1)
+        self.group.watch.doing = f"evaluation after {self.phase} step {self.step}"
         task = build_ranking_task(self.topology, *edges, node_range=(self.own.low, self.own.high))
         scorer = ModelScorer(self.vectors(sampled), self.own, self.topology, task.users, self.group)
         result = evaluate_ranking(
@@ -384,7 +386,12 @@ class PhaseTrainer:
         return result
 
     def save(self) -> None:
-        """Write a checkpoint and drop old ones, but for the best of the phase; a collective."""
+        """Write a checkpoint and drop old ones, but for the best of the phase; a collective.
+
+        Raises:
+            UserError: a file of the dataset has changed under the run: there is no checkpoint of what came of it.
+        """
+        self.topology.refuse_change()
         facts = {
             **self.dataset_facts,
             "schedule": asdict(self.schedule),
@@ -394,6 +401,7 @@ class PhaseTrainer:
             "steps": self._step_settings(),
         }
         started = time.perf_counter()
+        self.group.watch.doing = f"checkpoint of {self.phase} step {self.step}"
         save_checkpoint(
             self.run,
             self.phase,

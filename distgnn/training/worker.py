@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from distgnn.config import config_from_dict
+from distgnn.errors import system_refusal
 from distgnn.partition.dataset import PreparedDataset
 from distgnn.training.launch import GRACE_SECONDS, run_rank
 from distgnn.types import UserError
@@ -30,12 +31,15 @@ def main() -> int:
             task["init_method"],
             task["threads"],
         )
-    except UserError as error:
-        _leave_message(Path(f"{task['error']}-{rank}"), str(error))
+        if rank == 0:
+            Path(task["report"]).write_text(json.dumps(report), encoding="utf-8")
+    except Exception as error:
+        mistake = error if isinstance(error, UserError) else system_refusal(error, f"worker {rank}")
+        if mistake is None:
+            raise
+        _leave_message(Path(f"{task['error']}-{rank}"), str(mistake))
         time.sleep(GRACE_SECONDS)  # connected, so that the others meet no broken connection until all are ended
         return 2
-    if rank == 0:
-        Path(task["report"]).write_text(json.dumps(report), encoding="utf-8")
     return 0
 
 
