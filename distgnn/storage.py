@@ -294,7 +294,7 @@ def version_mark(uri: str) -> str:
 def _download(uri: str, name: str, expected: str | None) -> tuple[Path, str]:
     """Fetch into the cache, checking size and hash; the copy and its hash."""
     found, path = filesystem(uri)
-    with _staging_folder(str(cache_dir() / "objects" / hashlib.sha256(uri.encode()).hexdigest())) as staging:
+    with scratch_folder(str(cache_dir() / "objects" / hashlib.sha256(uri.encode()).hexdigest())) as staging:
         partial = staging / name
         with _reading(uri), found.open(path, "rb") as source:
             actual = _copy_stream(uri, source, partial)
@@ -343,7 +343,7 @@ def publish_directory(uri: str) -> Iterator[Path]:
         UserError: the target is in use (a file, or a folder with something in it), or can't be written.
     """
     refuse_used(uri)
-    with _staging_folder(uri) as staging:
+    with scratch_folder(uri) as staging:
         yield staging
         if is_local(uri):
             _rename_into_place(staging, local_path(uri), uri)
@@ -363,7 +363,7 @@ def publish_files(*uris: str) -> Iterator[list[Path]]:
     for uri in uris:
         refuse_used_file(uri)
     sent: list[str] = []
-    with _staging_folder(uris[0]) as staging:
+    with scratch_folder(uris[0]) as staging:
         paths = [staging / str(number) for number in range(len(uris))]
         yield paths
         try:
@@ -386,7 +386,7 @@ def replace_file(uri: str) -> Iterator[Path]:
     Raises:
         UserError: can't be written.
     """
-    with _staging_folder(uri) as staging:
+    with scratch_folder(uri) as staging:
         yield staging / "content"
         _publish_file(staging / "content", uri)
 
@@ -404,8 +404,11 @@ def _publish_file(path: Path, uri: str) -> None:
 
 
 @contextmanager
-def _staging_folder(uri: str) -> Iterator[Path]:
-    """A hidden folder beside a target (in the cache where that is remote), removed in the end."""
+def scratch_folder(uri: str) -> Iterator[Path]:
+    """A hidden folder beside a target (in the cache where that is remote), removed in the end.
+
+    What a process that was killed has left of the same target is removed at the start.
+    """
     target = local_path(uri) if is_local(uri) else cache_dir() / "uploads" / hashlib.sha256(uri.encode()).hexdigest()
     with writing(uri):
         target.parent.mkdir(parents=True, exist_ok=True)

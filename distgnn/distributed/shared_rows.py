@@ -8,7 +8,6 @@ everybody has read, and filled its outbox.
 from __future__ import annotations
 
 import mmap
-import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -102,9 +101,8 @@ class SharedRows:
 
     def meet(self, name: str) -> None:
         """Wait for everybody. `name`: of the event."""
-        started = time.perf_counter()
-        self._meeting.meet()
-        self.group.watch.collective(name, started)
+        with self.group.watch.collective(name):
+            self._meeting.meet()
 
     def read(self, nodes: np.ndarray, out: np.ndarray) -> None:
         """Rows of node ids int64 `[n]` to out `[n, d]`; a collective."""

@@ -100,11 +100,17 @@ class PreparedDataset:
         Raises:
             UserError: naming the first file that is missing, truncated or altered.
         """
+        self.remember()  # as they are before they are read
         for file, facts in self.manifest["files"].items():
             uri = storage.join(self.path, file)
-            if storage.is_local(uri):
-                self.in_use.note(storage.local_path(uri), uri, facts)  # as it is before it is read
             self.in_use.note(storage.checked_copy(uri, facts, "dataset", "prepare it again"), uri, facts)
+
+    def remember(self) -> None:
+        """Note its local files as they are now, to see later whether they change."""
+        if storage.is_local(self.path):
+            for file, facts in self.manifest["files"].items():
+                uri = storage.join(self.path, file)
+                self.in_use.note(storage.local_path(uri), uri, facts)
 
     def local_file(self, file: str) -> Path:
         """A local copy of one of the dataset's files.

@@ -7,21 +7,18 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import json
+import itertools
 import os
 import signal
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from distgnn import storage
+from distgnn import beat, storage
 from distgnn.config import Config, load_config
 from distgnn.distributed.process_group import WorkerGroup
 from distgnn.errors import TRAINING_MEMORY, system_refusal
@@ -29,6 +26,7 @@ from distgnn.partition.dataset import PreparedDataset
 from distgnn.partition.prepare import open_or_prepare
 from distgnn.training.bus_error import explained_bus_error
 from distgnn.training.checkpoint import list_checkpoints, remove_unfinished
+from distgnn.training.supervision import run_attempt
 from distgnn.training.trace import check_trace_target
 from distgnn.types import UserError, WorkerError
 
@@ -38,7 +36,6 @@ Launcher = Callable[[str, Config, str, PreparedDataset], Report]  # job, config,
 TRAIN_JOB = "distgnn.training.run:run_worker"
 EVALUATE_JOB = "distgnn.training.run:evaluate_worker"
 CONFIG_FILE, DATASET_FILE = "config.toml", "dataset.json"
-GRACE_SECONDS = 10.0  # for a worker to end by itself
 
 
 def run_training(config: Config, launch: Launcher | None = None) -> Report:
@@ -195,91 +192,57 @@ def worker_threads(config: Config) -> int:
 def on_local_workers(job: str, config: Config, run: str, dataset: PreparedDataset) -> Report:
     """Run a job on `cluster.workers` processes of this machine; rank 0's report.
 
+    After a worker's death or stall all are started again, and go on from the run's last checkpoint. One worker runs in
+    this process: there is nobody to see it die.
+
     Raises:
-        UserError: a mistake that a worker has met. WorkerError: a worker died.
+        UserError: a mistake that a worker has met.
+        WorkerError: workers died or stalled more often than `cluster.max_failures`.
     """
+    task = {"job": job, "config": config.to_dict(), "run": run, "dataset": str(dataset.path)}
+    most = config.cluster.max_failures
+    for failures in itertools.count(1):
+        workers, threads = _workers_now(config)
+        if workers == 1:
+            with explained_bus_error(lambda: _bus_error_in_words(dataset)):
+                return run_rank(job, config, run, dataset, 0, 1, "", threads)
+        try:
+            report = run_attempt(task, workers, threads, config.cluster.timeout_seconds)
+            dataset.in_use.refuse_change()
+            return report
+        except WorkerError as error:
+            if change := dataset.in_use.change():  # may end a worker in any way; another attempt would train on it
+                raise WorkerError(f"{error}: {change}") from None
+            if failures > most:
+                tried = f"{most} restart{'s' * (most > 1)} did not help (cluster.max_failures)"
+                raise WorkerError(f"{error}; {tried if most else 'the run is stopped'}") from None
+            where = _goes_on_from(config, run)
+            print(f"{error}; {where} (restart {failures} of {most})", file=sys.stderr, flush=True)
+        config = dataclasses.replace(config, run=dataclasses.replace(config.run, resume=True))
+        task["config"] = config.to_dict()
+    raise AssertionError("never reached")
+
+
+def _workers_now(config: Config) -> tuple[int, int]:
+    """Workers to start and threads of each; of a range, says how many."""
     workers, threads = local_workers(config), worker_threads(config)
     least, most = config.cluster.min_workers, config.cluster.max_workers
     if least < most:
         what = f"{workers} worker{'s' * (workers > 1)} of {threads} thread{'s' * (threads > 1)}"
         print(f"{what}, as the cores allow (cluster.workers = [{least}, {most}])", file=sys.stderr, flush=True)
-    if workers == 1:
-        with explained_bus_error(lambda: _with_cause(_death(0, -signal.SIGBUS), dataset)):
-            return run_rank(job, config, run, dataset, 0, 1, "", threads)
-    with tempfile.TemporaryDirectory(prefix="distgnn-") as folder:
-        task = {
-            "job": job,
-            "config": config.to_dict(),
-            "run": run,
-            "dataset": str(dataset.path),
-            "workers": workers,
-            "init_method": f"file://{folder}/store",
-            "threads": threads,
-            "report": f"{folder}/report.json",
-            "error": f"{folder}/error",
-        }
-        Path(folder, "task.json").write_text(json.dumps(task), encoding="utf-8")
-        try:
-            _supervise(folder, workers, threads)
-        except WorkerError as error:
-            raise WorkerError(_with_cause(str(error), dataset)) from error
-        result: Report = json.loads(Path(folder, "report.json").read_text(encoding="utf-8"))
-        return result
+    return workers, threads
 
 
-def _supervise(folder: str, workers: int, threads: int) -> None:
-    """Run one process a worker; the first that fails ends all, and its error is raised with its rank."""
-    loopback = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), **loopback}
-    command = [sys.executable, "-m", "distgnn.training.worker", f"{folder}/task.json"]
-    processes = [
-        subprocess.Popen([*command, str(rank)], env={**environment, "LOCAL_RANK": str(rank)}, stdin=subprocess.DEVNULL)
-        for rank in range(workers)
-    ]
-    try:
-        while any(p.poll() is None for p in processes):
-            if any(p.poll() not in (None, 0) for p in processes):
-                break
-            if any(Path(f"{folder}/error-{rank}").exists() for rank in range(workers)):
-                break
-            time.sleep(0.05)
-        failed = [rank for rank, p in enumerate(processes) if p.poll() not in (None, 0)]  # before _stop ends the rest
-    finally:
-        _stop(processes)
-    for rank in range(workers):
-        message = Path(f"{folder}/error-{rank}")
-        if message.exists():
-            raise UserError(message.read_text(encoding="utf-8"))
-    # A signal goes before a status: peers of a killed worker end with an error of their own.
-    for rank in sorted(failed, key=lambda r: processes[r].returncode > 0):
-        raise WorkerError(_death(rank, processes[rank].returncode))
+def _bus_error_in_words(dataset: PreparedDataset) -> str:
+    """What to say where this process, the only worker, has read beyond the end of a file."""
+    change = dataset.in_use.change() or "a file that it maps was cut off, or its disk failed"
+    return f"worker 0 was killed by signal {signal.SIGBUS:d} ({signal.SIGBUS.name}) {beat.own().in_words()}: {change}"
 
 
-def _death(rank: int, code: int) -> str:
-    """What a worker's return code says, in words."""
-    how = f"was killed by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"ended with status {code}"
-    return f"worker {rank} {how}; the run is stopped"
-
-
-def _with_cause(death: str, dataset: PreparedDataset) -> str:
-    """With what is known of the cause: garbage in a file that has changed under a worker ends it in any way."""
-    change = dataset.in_use.change()
-    if not change and signal.SIGBUS.name in death:
-        change = "a file that it maps was cut off, or its disk failed; the files of the dataset are as they were"
-    return f"{death}: {change}" if change else death
-
-
-def _stop(processes: list[subprocess.Popen[bytes]]) -> None:
-    for process in processes:
-        if process.poll() is None:
-            process.terminate()
-    deadline = time.monotonic() + GRACE_SECONDS
-    for process in processes:
-        try:
-            process.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+def _goes_on_from(config: Config, run: str) -> str:
+    """Where another attempt begins."""
+    found = [] if run == config.run.path else list_checkpoints(run)  # an evaluation reads the run that it is of
+    return f"going on from {found[-1].phase} step {found[-1].step}" if found else "starting again"
 
 
 def run_rank(
@@ -312,7 +275,7 @@ def run_rank(
     except BaseException as error:
         if workers == 1:
             group.leave()
-        refusal = system_refusal(error, f"worker {rank}, {group.watch.doing}", TRAINING_MEMORY)
+        refusal = system_refusal(error, f"worker {rank} {beat.own().in_words()}", TRAINING_MEMORY)
         if refusal is None:
             raise
         raise refusal from error

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from distgnn import beat
 from distgnn.config import Config
 from distgnn.distributed.device_memory import free_bytes
 from distgnn.distributed.process_group import WorkerGroup
@@ -68,8 +69,8 @@ def run_worker(config: Config, run: str, dataset: PreparedDataset, group: Worker
     report = evaluate_trainer(trainer, dataset, split, trainers, started)
     report["epochs"] = {"fit": trainers[0].schedule.best_epoch if trainers[0].phase == "fit" else None, "full": epochs}
     exporting = time.perf_counter()
-    group.watch.doing = "export"
-    write_embeddings(run, trainer, dataset)
+    with beat.within(EXPORT):
+        write_embeddings(run, trainer, dataset)
     if trace is not None:
         trace.timeline.add(EXPORT, exporting)
         trace.write(recorder)
@@ -87,7 +88,6 @@ def phase_trainer(
     last: CheckpointInfo | None,
 ) -> PhaseTrainer:
     """A phase's trainer, gone on from a checkpoint where one is given; says what it takes once nothing is amiss."""
-    group.watch.doing = f"setting up the {phase} phase"
     partitioning = (config.partition.method, config.parts)
     book = dataset.book(*partitioning)
     bounds = book.worker_bounds(group.size)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from distgnn import beat
 from distgnn.config import Config
 from distgnn.distributed.data_parallel import wrap
 from distgnn.distributed.device_memory import RowBuffer
@@ -25,7 +26,17 @@ from distgnn.loader import DeviceFeed, PrefetchLoader
 from distgnn.nn.batch import BlockTensors, block_tensors, dropout_key, entry_index, node_keys, row_types
 from distgnn.nn.model import GraphRecommender
 from distgnn.sampler import NeighborSampler, SeedOrder, store_of
-from distgnn.timeline import CHECKPOINT, DENSE, UPDATE
+from distgnn.timeline import (
+    BACKWARD,
+    BLOCKED,
+    CHECKPOINT,
+    DENSE,
+    EVALUATION,
+    FETCH,
+    FORWARD,
+    RECORD,
+    UPDATE,
+)
 from distgnn.timing import StageClock
 from distgnn.training.checkpoint import (
     CheckpointFolder,
@@ -174,12 +185,13 @@ class PhaseTrainer:
             This worker's part of the loss, detached.
         """
         clock = self._clock(batch.step)
+        beat.at(FETCH, batch.step)
         plan = self.embedding.plan(batch.nodes, self.bounds, exchange=self.features is not None)
         blocks = self.block_tensors(batch) if blocks is None else blocks
         rows = self.embedding.fetch(plan, self._rows)
         ready = self._own_backward_end(rows)
         features = self.fetch_features(plan, batch)
-        clock.lap("fetch")
+        clock.lap("fetch", then=FORWARD)
         self.wrapped.train()
         if self.optimizer is not None:
             self.optimizer.zero_grad(set_to_none=True)
@@ -187,11 +199,12 @@ class PhaseTrainer:
         entries = entry_index(batch, rows.device)
         user, item = self.wrapped(blocks, rows, batch.n_seed_users, key, features, entries)
         loss = loss_of(self.config.loss, batch, user, item, self.topology, self.group, self.totals.traffic)
-        clock.lap("forward")
+        clock.lap("forward", then=BACKWARD)
         loss.backward()
         if ready:
-            self.group.watch.collective(DENSE, ready[-1])
-        clock.lap("backward")
+            beat.left()
+            self.group.watch.collected(DENSE, ready[-1])
+        clock.lap("backward", then=UPDATE)
         assert rows.grad is not None
         self.embedding.apply_gradient(plan, rows.grad, batch.step + 1)
         if self.optimizer is not None:
@@ -206,14 +219,18 @@ class PhaseTrainer:
         timeline = self.group.watch.timeline
         if timeline is not None:
             timeline.step, timeline.phase = step, self.phase
-        self.group.watch.doing = f"{self.phase} step {step + 1}"
         return StageClock(self.totals.seconds, self.group.watch, self.totals.collectives)
 
     def _own_backward_end(self, rows: torch.Tensor) -> list[float]:
         """Gets the time at which the backward pass reaches the rows: what comes after waits for dense gradients."""
         ready: list[float] = []
+
+        def reached(_: torch.Tensor) -> None:
+            ready.append(time.perf_counter())
+            beat.entered()
+
         if self.wrapped is not self.model and self.group.size > 1:
-            rows.register_post_accumulate_grad_hook(lambda _: ready.append(time.perf_counter()))
+            rows.register_post_accumulate_grad_hook(reached)
         return ready
 
     def _count(self, batch: MiniBatch) -> None:
@@ -286,6 +303,7 @@ class PhaseTrainer:
         steps = epochs * self.order.steps_per_epoch
         stop = min(max_steps, steps) if max_steps else steps
         sampler = self.config.sampler
+        beat.at(BLOCKED, self.step, self.phase)
         timeline = self.group.watch.timeline
         if timeline is not None:
             timeline.phase = self.phase
@@ -314,7 +332,8 @@ class PhaseTrainer:
             if train.checkpoint_every:
                 checkpoint = self.step % train.checkpoint_every == 0 or self.step == stop
             if self.step % train.log_every == 0 or checkpoint or epoch_done:
-                window.record()
+                with beat.within(RECORD):
+                    window.record()
             window.show(epochs, stop)
             if epoch_done and validation is not None and train.eval_every:
                 epoch = self.step // self.order.steps_per_epoch
@@ -372,18 +391,21 @@ class PhaseTrainer:
     ) -> RankingResult:
         """Full-catalogue metrics on held-out stable (users, items); a collective."""
         clock = self._clock(self.step - 1)
-        self.group.watch.doing = f"evaluation after {self.phase} step {self.step}"
+        with beat.within(EVALUATION):
+            result = self._ranking(edges, exact_mrr, sampled)
+        clock.lap("evaluation")
+        return result
+
+    def _ranking(self, edges: tuple[np.ndarray, np.ndarray], exact_mrr: bool, sampled: bool) -> RankingResult:
         task = build_ranking_task(self.topology, *edges, node_range=(self.own.low, self.own.high))
         scorer = ModelScorer(self.vectors(sampled), self.own, self.topology, task.users, self.group)
-        result = evaluate_ranking(
+        return evaluate_ranking(
             scorer,
             task,
             exact_mrr=exact_mrr,
             memory_bytes=int(self.config.evaluate.memory_gib * 2**30),
             group=self.group.cpu if self.group.size > 1 else None,
         )
-        clock.lap("evaluation")
-        return result
 
     def save(self) -> None:
         """Write a checkpoint and drop old ones, but for the best of the phase; a collective.
@@ -401,21 +423,21 @@ class PhaseTrainer:
             "steps": self._step_settings(),
         }
         started = time.perf_counter()
-        self.group.watch.doing = f"checkpoint of {self.phase} step {self.step}"
-        save_checkpoint(
-            self.run,
-            self.phase,
-            self.step,
-            self.model,
-            self.optimizer,
-            self.embedding,
-            self.own,
-            self.group,
-            facts,
-        )
-        if self.group.rank == 0:
-            self._drop_checkpoints()
-        self.group.barrier()
+        with beat.within(CHECKPOINT):
+            save_checkpoint(
+                self.run,
+                self.phase,
+                self.step,
+                self.model,
+                self.optimizer,
+                self.embedding,
+                self.own,
+                self.group,
+                facts,
+            )
+            if self.group.rank == 0:
+                self._drop_checkpoints()
+            self.group.barrier()
         if self.group.watch.timeline is not None:
             self.group.watch.timeline.add(CHECKPOINT, started)
         self.group.announce(

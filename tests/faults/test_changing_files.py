@@ -63,7 +63,9 @@ def test_memory_that_runs_out_names_worker_and_step(
     runs: SmallRuns, undisturbed: Path, note: Note, workers: str
 ) -> None:
     run = runs.train(**in_worker(int(workers) - 1, STEP, "memory 0"), cluster__workers=workers)
-    line = end_in_words(run, 2, f"worker {int(workers) - 1}, fit step {STEP}: out of memory: ", "lower model.dim")
+    line = end_in_words(
+        run, 2, f"worker {int(workers) - 1} in stage ", "fit step ", ": out of memory: ", "lower model.dim"
+    )
     assert [c.step for c in list_checkpoints(str(runs.run))] == [EVERY]
     note(Outcome(f"memory limit, {workers} workers", "step", STEP, line[:90], run.seconds))
     if workers == "2":

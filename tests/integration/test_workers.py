@@ -34,6 +34,7 @@ def config(tmp_path: Path, *overrides: str) -> Config:
         f"run.out={tmp_path}/run",
         "run.tensorboard=false",
         "cluster.workers=2",
+        "cluster.max_failures=0",
         "train.batch_size=64",
         "train.log_every=1",
         "model.dim=8",
