@@ -18,6 +18,7 @@ from distgnn import beat
 from distgnn.timing import Watch
 from distgnn.types import UserError
 
+START_SECONDS = 120.0  # imports take their time, whatever the timeout is
 Listener = Callable[[dict[str, Any]], None]
 _listeners: list[Listener] = []
 
@@ -103,6 +104,8 @@ class WorkerGroup:
                     backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout, device_id=bound
                 )
             else:
+                if init_method.startswith("file://"):
+                    _wait_for_all(init_method.removeprefix("file://"), rank, size)
                 dist.init_process_group(
                     backend,
                     init_method=init_method or "env://",
@@ -202,6 +205,13 @@ class WorkerGroup:
         if parts is None:
             return None
         return [part[: int(n)].numpy() for part, n in zip(parts, lengths, strict=True)]
+
+
+def _wait_for_all(path: str, rank: int, size: int) -> None:
+    """Until every worker is there: the timeout is of collectives, and begins only then."""
+    store = dist.FileStore(f"{path}-started", size)
+    store.set(str(rank), "")
+    store.wait([str(other) for other in range(size)], timedelta(seconds=START_SECONDS))
 
 
 def _own_gpu(rank: int) -> torch.device:

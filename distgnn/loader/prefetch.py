@@ -69,9 +69,9 @@ class PrefetchLoader(Generic[Batch]):
     def _load(self, step: int) -> tuple[Batch, float]:
         """The minibatch, and the share of its time that went into waiting for other workers."""
         started = time.perf_counter()
-        beat.at(SAMPLING, step)
         try:
-            batch = self.sampler.sample(self.order.seeds(step), step)
+            with beat.within(SAMPLING, step):
+                batch = self.sampler.sample(self.order.seeds(step), step)
         except BaseException as error:
             self.sampler.store.fail(error)
             raise

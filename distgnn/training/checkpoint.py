@@ -150,7 +150,8 @@ def _open(folder: CheckpointFolder) -> CheckpointInfo:
     """The checkpoint in a folder; its manifest is sound."""
     uri = storage.join(folder.uri, storage.MANIFEST)
     if not storage.exists(uri):
-        if storage.exists(storage.join(folder.uri, _UNFINISHED)):
+        written = [name for name in storage.names_in(folder.uri) if not name.startswith(".")]
+        if not written or _UNFINISHED in written:  # a stop may come before the first file is whole
             raise _DamagedError(f"{folder.uri}: was being written when the run stopped", finished=False)
         raise _DamagedError(f"{uri}: missing")
     content = storage.read_bytes(uri)

@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from distgnn import beat, resources, storage
+from distgnn.distributed.process_group import START_SECONDS
 from distgnn.types import UserError, WorkerError
 
 GRACE_SECONDS = 10.0  # that a worker which has met a mistake stays connected, and that an ended one may take
 _POLL_SECONDS = 0.05
 _LOOK_SECONDS = 0.25  # how often the records are read
-_START_SECONDS = 120.0  # without a sign: imports, compiling and reading the graph take their time
 _SETTLE_SECONDS = 1.0  # between a broken connection and the end of the process that broke it
 _PR_SET_PDEATHSIG = 1
 
@@ -215,7 +215,7 @@ class _Watcher:
             self._silent[rank] += seconds
             limit = self._timeout
             if places[beat.TRAINER].stage == beat.START:
-                limit = max(limit, _START_SECONDS)
+                limit = max(limit, START_SECONDS)
             if self._silent[rank] > limit:
                 behind = self._behind()
                 raise self._error(

@@ -108,7 +108,8 @@ class MarkedRun:
         while (alive := self.processes()) and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
         found = [f"process {process.pid}: {' '.join(_command(process))}" for process in alive]
-        found += [f"file {path}" for path in sorted(self.temporary.rglob("*"))]
+        files = (path for path in sorted(self.temporary.rglob("*")) if not path.name.startswith("torchinductor_"))
+        found += [f"file {path}" for path in files]  # that one torch makes when it is imported, for the machine
         return found + [f"shared memory {name}" for name in sorted(_orphans(_shared_memory() - self._shared_before))]
 
 
