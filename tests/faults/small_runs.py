@@ -112,7 +112,8 @@ def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_log(folder / "log.parquet")
     runs = SmallRuns(folder, tmp_path_factory.mktemp("prepare"))
     out = ("--input", str(runs.log), "--parts", "2", "--out", str(runs.dataset))
-    assert runs.start("prepare", *out).wait(LIMIT_SECONDS) == 0
+    run = runs.start("prepare", *out)
+    assert run.wait(LIMIT_SECONDS) == 0, run.output
     return folder
 
 

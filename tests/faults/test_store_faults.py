@@ -48,7 +48,7 @@ def store(s3_bucket: str, s3_server: str, tmp_path: Path, monkeypatch: pytest.Mo
         yield proxy
 
 
-ONCE = [pytest.param(name, marks=pytest.mark.slow if name == "late" else ()) for name in FAULTS]
+QUICK_ONES = [pytest.param(name, marks=pytest.mark.slow if name in ("late", "503") else ()) for name in FAULTS]
 
 
 def test_every_wait_is_bounded(s3_bucket: str) -> None:
@@ -60,7 +60,7 @@ def test_every_wait_is_bounded(s3_bucket: str) -> None:
     assert found.retries * config.retries["total_max_attempts"] * config.read_timeout <= 180
 
 
-@pytest.mark.parametrize("name", ONCE)
+@pytest.mark.parametrize("name", QUICK_ONES)
 def test_what_passes_is_tried_again(store: FaultyStore, s3_bucket: str, name: str) -> None:
     uri = f"{s3_bucket}/file"
     if name != "short":  # of an answer without content there is nothing to cut
@@ -78,7 +78,7 @@ def test_what_passes_is_tried_again(store: FaultyStore, s3_bucket: str, name: st
     assert len(store.faulty) == 1
 
 
-@pytest.mark.parametrize("name", ONCE)
+@pytest.mark.parametrize("name", QUICK_ONES)
 def test_what_stays_ends_in_one_line_within_its_time(store: FaultyStore, s3_bucket: str, name: str) -> None:
     uri = f"{s3_bucket}/file"
     storage.write_bytes(uri, CONTENT)
