@@ -59,7 +59,7 @@ class Place:
 
 
 def share(path: str) -> None:
-    """Keep the record in a file of SIZE bytes from here on; the calling thread is the trainer."""
+    """Keep the record in a file of SIZE bytes from here on; the calling thread is the trainer, and starts."""
     global _words
     with open(path, "r+b") as file:
         _words = memoryview(mmap.mmap(file.fileno(), SIZE)).cast("q")

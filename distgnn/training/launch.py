@@ -262,6 +262,7 @@ def run_rank(
     `device` is the worker's GPU where the launcher has chosen it.
     """
     torch.set_num_threads(threads)
+    beat.claim(beat.TRAINER)
     group = WorkerGroup.join(
         rank,
         workers,

@@ -99,9 +99,11 @@ def test_a_stopped_one_is_named_even_where_it_waits_too(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as stopped:
         os.kill(stopped.pid, signal.SIGSTOP)
         watcher = _Watcher([Process(None), stopped], tmp_path, 0.3)  # type: ignore[list-item]
-        with pytest.raises(WorkerError, match=r"worker 1 has not moved for 0\.3 s .* in stage fetch, fit step 8"):
-            watcher.watch()
-        stopped.kill()
+        try:
+            with pytest.raises(WorkerError, match=r"worker 1 has not moved for 0\.3 s .* in stage fetch, fit step 8"):
+                watcher.watch()
+        finally:
+            stopped.kill()
 
 
 def test_who_moves_has_not_stalled(tmp_path: Path) -> None:
