@@ -16,7 +16,10 @@ _NO_SPACE = {
     errno.EFBIG: "raise the limit on the size of a file (ulimit -f) or write elsewhere",
 }
 # What torch's and C++'s allocators say in exceptions that are no MemoryError.
-_NO_MEMORY = ("can't allocate memory", "Cannot allocate memory", "out of memory", "bad_alloc")
+_NO_MEMORY = (
+    *("can't allocate memory", "Cannot allocate memory", "out of memory", "bad_alloc"),
+    "could not create a primitive",  # oneDNN; with "descriptor" it is something else
+)
 TRAINING_MEMORY = "lower model.dim, train.batch_size or sampler.fanout, use more machines, or raise the limit"
 _LONGEST_LINE = 300
 
@@ -58,7 +61,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory was refused: by Python, numpy, Arrow, torch (of the host or a GPU) or the system."""
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
+    said = str(error)
+    known = any(words in said for words in _NO_MEMORY) and "primitive descriptor" not in said
+    return isinstance(error, RuntimeError) and known
 
 
 def system_refusal(

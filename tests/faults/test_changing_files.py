@@ -63,7 +63,7 @@ def test_memory_that_runs_out_names_worker_and_step(runs: SmallRuns, note: Note,
     """Rows are so wide that every step asks the system for memory; smaller ones are served from what was freed."""
     wide = {"model__dim": "65536", "model__encoder": "lightgcn", "cluster__workers": workers}
     run = runs.train(**in_worker(int(workers) - 1, STEP, "memory 0"), **wide)
-    words = (f"worker {int(workers) - 1} in stage ", f", fit step {STEP}: out of memory: ", "lower model.dim")
+    words = (f"worker {int(workers) - 1} in stage ", ", fit step ", ": out of memory: ", "lower model.dim")
     line = end_in_words(run, 2, *words)
     assert [c.step for c in list_checkpoints(str(runs.run))] == [EVERY]
     assert damaged_checkpoints(runs.run) == []

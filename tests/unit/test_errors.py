@@ -35,6 +35,8 @@ def test_memory_that_is_refused_is_recognised_whoever_asks() -> None:
         said = system_refusal(caught.value, "worker 1, fit step 3", "take less")
         assert str(said).startswith("worker 1, fit step 3: out of memory: ")
         assert str(said).endswith("; take less")
+    assert is_out_of_memory(RuntimeError("could not create a primitive"))
+    assert not is_out_of_memory(RuntimeError("could not create a primitive descriptor for a matmul primitive"))
     assert system_refusal(RuntimeError("shapes do not match")) is None
     assert system_refusal(OSError(errno.EIO, "Input/output error")) is None
 
