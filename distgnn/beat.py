@@ -52,6 +52,11 @@ class Place:
         """Whether it is in a collective."""
         return self.entered > self.left
 
+    def in_words(self) -> str:
+        """The stage and, where it has one, the step."""
+        step = f", {self.phase or 'distillation'} step {self.step + 1}" if self.stage not in APART else ""
+        return f"in stage {self.stage}{step}"
+
 
 def share(path: str) -> None:
     """Keep the record in a file of SIZE bytes from here on; the calling thread is the trainer, and starts."""
@@ -137,6 +142,11 @@ def read(path: Path) -> list[Place]:
     return _places(memoryview(path.read_bytes()).cast("q"))
 
 
+def own() -> Place:
+    """Where this process, a worker, is."""
+    return place_of(_places(_words))
+
+
 def _places(words: memoryview) -> list[Place]:
     places = []
     for base in range(0, _SLOTS * _WORDS, _WORDS):
@@ -159,9 +169,7 @@ def place_of(places: list[Place]) -> Place:
 
 def words(places: list[Place]) -> str:
     """Where a worker is: `in stage forward, fit step 7`."""
-    place = place_of(places)
-    step = f", {place.phase or 'distillation'} step {place.step + 1}" if place.stage not in APART else ""
-    return f"in stage {place.stage}{step}"
+    return place_of(places).in_words()
 
 
 def behind(places: Mapping[int, list[Place]]) -> int | None:

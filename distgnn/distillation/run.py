@@ -111,6 +111,7 @@ def distill_worker(config: Config, run: str, dataset: PreparedDataset, group: Wo
     student = Table(trainer.embedding.weight.cpu().numpy())
     with beat.within(EVALUATION):
         report = _compare(config, dataset, topology, own, group, teacher, student)
+        dataset.in_use.refuse_change()
     for folder, table in ((FOLDER, quantize_rows(student.values)), (FLOAT_FOLDER, student)):
         with beat.within(EXPORT):
             export_workers_rows(

@@ -173,6 +173,7 @@ class StudentTrainer:
             "teacher": self.teacher.content_hash,
             "steps": self.settings(),
         }
+        self.topology.refuse_change()
         save_checkpoint(
             self.run, self.teacher.phase, self.step, nn.Identity(), None, self.embedding, self.own, self.group, facts
         )

@@ -9,10 +9,11 @@ import dataclasses
 import importlib
 import itertools
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -20,9 +21,11 @@ import torch
 from distgnn import beat, storage
 from distgnn.config import Config, load_config
 from distgnn.distributed.process_group import WorkerGroup
+from distgnn.errors import TRAINING_MEMORY, system_refusal
 from distgnn.partition.dataset import PreparedDataset
 from distgnn.partition.prepare import open_or_prepare
-from distgnn.training.checkpoint import list_checkpoints
+from distgnn.training.bus_error import explained_bus_error
+from distgnn.training.checkpoint import list_checkpoints, remove_unfinished
 from distgnn.training.supervision import run_attempt
 from distgnn.training.trace import check_trace_target
 from distgnn.types import UserError, WorkerError
@@ -94,19 +97,24 @@ def _check_target(config: Config) -> None:
 
 @contextmanager
 def _undone_without_checkpoint(run: str) -> Iterator[None]:
-    """A mistake found before the first new checkpoint leaves the run as it was: not there, or as it was to resume."""
+    """A mistake found before the first new checkpoint leaves the run as it was: not there, or as it was to resume.
+
+    A checkpoint that was being written when the run failed takes room and is of no use: it is removed.
+    """
     uris = [storage.join(run, name) for name in (CONFIG_FILE, DATASET_FILE)]
     before = {uri: storage.read_bytes(uri) for uri in uris if storage.exists(uri)}
     last, existed = _checkpoint_uris(run), storage.exists(run)
     try:
         yield
-    except (UserError, OSError):
-        if _checkpoint_uris(run) == last:
-            for uri, content in before.items():
-                if storage.read_bytes(uri) != content:
-                    storage.write_bytes(uri, content)
-            if not before:
-                storage.remove_folder(run, keep_root=existed)
+    except Exception as error:
+        with suppress(UserError):  # the store may be what failed
+            remove_unfinished(run)
+            if isinstance(error, (UserError, OSError)) and _checkpoint_uris(run) == last:
+                for uri, content in before.items():
+                    if storage.read_bytes(uri) != content:
+                        storage.write_bytes(uri, content)
+                if not before:
+                    storage.remove_folder(run, keep_root=existed)
         raise
 
 
@@ -196,10 +204,15 @@ def on_local_workers(job: str, config: Config, run: str, dataset: PreparedDatase
     for failures in itertools.count(1):
         workers, threads = _workers_now(config)
         if workers == 1:
-            return run_rank(job, config, run, dataset, 0, 1, "", threads)
+            with explained_bus_error(lambda: _bus_error_in_words(dataset)):
+                return run_rank(job, config, run, dataset, 0, 1, "", threads)
         try:
-            return run_attempt(task, workers, threads, config.cluster.timeout_seconds)
+            report = run_attempt(task, workers, threads, config.cluster.timeout_seconds)
+            dataset.in_use.refuse_change()
+            return report
         except WorkerError as error:
+            if change := dataset.in_use.change():  # may end a worker in any way; another attempt would train on it
+                raise WorkerError(f"{error}: {change}") from None
             if failures > most:
                 tried = f"{most} restart{'s' * (most > 1)} did not help (cluster.max_failures)"
                 raise WorkerError(f"{error}; {tried if most else 'the run is stopped'}") from None
@@ -218,6 +231,12 @@ def _workers_now(config: Config) -> tuple[int, int]:
         what = f"{workers} worker{'s' * (workers > 1)} of {threads} thread{'s' * (threads > 1)}"
         print(f"{what}, as the cores allow (cluster.workers = [{least}, {most}])", file=sys.stderr, flush=True)
     return workers, threads
+
+
+def _bus_error_in_words(dataset: PreparedDataset) -> str:
+    """What to say where this process, the only worker, has read beyond the end of a file."""
+    change = dataset.in_use.change() or "a file that it maps was cut off, or its disk failed"
+    return f"worker 0 was killed by signal {signal.SIGBUS:d} ({signal.SIGBUS.name}) {beat.own().in_words()}: {change}"
 
 
 def _goes_on_from(config: Config, run: str) -> str:
@@ -254,10 +273,13 @@ def run_rank(
     )
     try:
         report = job_function(job)(config, run, dataset, group)
-    except BaseException:
+    except BaseException as error:
         if workers == 1:
             group.leave()
-        raise
+        refusal = system_refusal(error, f"worker {rank} {beat.own().in_words()}", TRAINING_MEMORY)
+        if refusal is None:
+            raise
+        raise refusal from error
     group.leave()
     return report
 

@@ -143,6 +143,7 @@ def evaluate_trainer(
         result = trainer.evaluate(edges)
         if config.evaluate.sampled:
             report["metrics_sampled_inference"] = trainer.evaluate(edges, sampled=True).metrics
+    dataset.in_use.refuse_change()
     totals = [t.totals for t in trainers]
     by_worker = seconds_by_worker(totals, group)
     own = own_seconds_by_worker(totals, group)

@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from distgnn import beat, storage
+from distgnn import beat, resources, storage
 from distgnn.distributed.process_group import START_SECONDS
 from distgnn.types import UserError, WorkerError
 
@@ -147,6 +147,7 @@ class _Watcher:
         self._ranks = range(len(processes))
         self._changes: dict[int, list[int]] = {}  # of a worker's threads
         self._silent = [0.0] * len(processes)  # seconds
+        self._killed_for_memory = resources.killed_for_memory()
 
     def watch(self) -> None:
         """Return when all have ended well.
@@ -165,11 +166,14 @@ class _Watcher:
             time.sleep(_POLL_SECONDS)
         self._raise_failure()
 
-    def _raise_failure(self) -> None:
+    def _raise_message(self) -> None:
         for rank in self._ranks:
             message = message_file(self._folder, rank)
             if message.exists():
                 raise UserError(message.read_text(encoding="utf-8"))
+
+    def _raise_failure(self) -> None:
+        self._raise_message()
         if any(process.poll() not in (None, 0) for process in self._processes):
             self._raise_death()
 
@@ -177,10 +181,11 @@ class _Watcher:
         """One or more have ended badly: killed ones first, then ones that did not fail in a collective."""
         deadline = time.monotonic() + _SETTLE_SECONDS
         while time.monotonic() < deadline:
+            self._raise_message()  # of one whose mistake has failed the others
             dead = {rank: code for rank in self._ranks if (code := self._processes[rank].poll())}
             for rank, code in dead.items():
                 if code < 0:
-                    raise self._error(rank, f"was killed by signal {-code} ({signal.Signals(-code).name})")
+                    raise self._error(rank, self._killed_by(signal.Signals(-code)))
             first = [rank for rank in dead if not failed_by_others(self._places(rank))]
             if first:
                 self._show_traceback(first[0])
@@ -216,6 +221,14 @@ class _Watcher:
                 raise self._error(
                     rank if behind is None else behind, f"has not moved for {limit:g} s (cluster.timeout_seconds)"
                 )
+
+    def _killed_by(self, number: signal.Signals) -> str:
+        """The signal, and what is known of its cause."""
+        said = f"was killed by signal {number:d} ({number.name})"
+        killed = resources.killed_for_memory() - self._killed_for_memory
+        if number == signal.SIGKILL and killed:
+            said += f", for want of memory as it seems ({killed} killed so on this machine meanwhile),"
+        return said
 
     def _behind(self) -> int | None:
         """Who keeps the others waiting; None where that cannot be told."""

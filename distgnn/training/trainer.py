@@ -408,7 +408,12 @@ class PhaseTrainer:
         )
 
     def save(self) -> None:
-        """Write a checkpoint and drop old ones, but for the best of the phase; a collective."""
+        """Write a checkpoint and drop old ones, but for the best of the phase; a collective.
+
+        Raises:
+            UserError: a file of the dataset has changed under the run: there is no checkpoint of what came of it.
+        """
+        self.topology.refuse_change()
         facts = {
             **self.dataset_facts,
             "schedule": asdict(self.schedule),

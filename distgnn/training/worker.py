@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from distgnn import beat
 from distgnn.config import config_from_dict
+from distgnn.errors import system_refusal
 from distgnn.partition.dataset import PreparedDataset
 from distgnn.training.launch import run_rank
 from distgnn.training.supervision import (
@@ -42,16 +43,17 @@ def main(folder: Path, rank: int) -> int:
             f"file://{folder}/store",
             task["threads"],
         )
-    except UserError as error:
-        _leave(message_file(folder, rank), str(error))
-        time.sleep(GRACE_SECONDS)  # connected, so that the others meet no broken connection until all are ended
-        return 2
-    except Exception:
+        if rank == 0:
+            _leave(report_file(folder), json.dumps(report))
+    except Exception as error:
+        mistake = error if isinstance(error, UserError) else system_refusal(error, f"worker {rank}")
+        if mistake is not None:
+            _leave(message_file(folder, rank), str(mistake))
+            time.sleep(GRACE_SECONDS)  # connected, so that the others meet no broken connection until all are ended
+            return 2
         # The supervisor shows it, unless it comes of another worker's end.
         _leave(traceback_file(folder, rank), traceback.format_exc())
         return 1
-    if rank == 0:
-        _leave(report_file(folder), json.dumps(report))
     beat.at(beat.END)
     return 0
 

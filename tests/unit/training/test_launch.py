@@ -63,7 +63,8 @@ class Attempts:
 def launched(attempts: Attempts, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *options: str) -> dict[str, Any]:
     monkeypatch.setattr(launch, "run_attempt", attempts)
     config = load_config(None, ["cluster.max_failures=2", *options])
-    dataset: Any = SimpleNamespace(path=tmp_path / "data")
+    unchanged = SimpleNamespace(change=str, refuse_change=lambda: None)
+    dataset: Any = SimpleNamespace(path=tmp_path / "data", in_use=unchanged)
     return on_local_workers("a:job", config, str(tmp_path / "run"), dataset)
 
 
