@@ -40,11 +40,11 @@ OPTIONS = {
     "optim.lr": "0.01",
     "run.tensorboard": "false",
 }
-MEMORY, MESSAGES, PARTITIONED = (
-    {},
-    {"cluster.exchange": "messages"},
-    {"cluster.exchange": "messages", "sampler.topology": "partitioned"},
-)
+WAYS: dict[str, dict[str, str]] = {  # for embedding rows, and for what is sampled
+    "memory": {},
+    "messages": {"cluster.exchange": "messages"},
+    "partitioned": {"cluster.exchange": "messages", "sampler.topology": "partitioned"},
+}
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,11 @@ class Lab:
 
     folder: Path
 
-    def start(self, name: str, options: Mapping[str, str], *more: str) -> MarkedRun:
+    def start(self, name: str, options: Mapping[str, str] | None = None, *more: str) -> MarkedRun:
         """Start `distgnn train` in a folder of that name."""
         words = [sys.executable, "-m", "distgnn", "train", "--input", str(self.folder / "log.parquet")]
         words += ["--out", str(self.run(name)), *more]
-        for key, value in {**OPTIONS, **options}.items():
+        for key, value in {**OPTIONS, **(options or {})}.items():
             words += ["--set", f"{key}={value}"]
         environment = {"DISTGNN_CACHE": str(self.folder / "cache"), "OMP_NUM_THREADS": "1"}
         return MarkedRun(words, self.folder / name, environment)
@@ -89,7 +89,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     key = np.unique(np.random.default_rng(5).integers(0, 1500 * 600, 20_000))
     pq.write_table(pa.table({"user": key // 600, "item": key % 600}), folder / "log.parquet")
     found = Lab(folder)
-    run = found.start("undisturbed", MEMORY)
+    run = found.start("undisturbed")
     assert run.wait(LIMIT) == 0, run.output
     assert run.left() == []
     assert len(losses(found.run("undisturbed"))) > 60
@@ -108,14 +108,14 @@ def in_words(place: Place) -> str:
 
 
 def strike_three_times(
-    lab: Lab, name: str, options: Mapping[str, str], strikes: Iterable[tuple[int, str, int, bool]], note: Note
+    lab: Lab, name: str, way: str, strikes: Iterable[tuple[int, str, int, bool]], note: Note
 ) -> None:
     """Kill, or leave stopped, three workers of one run, which must go on each time and end well.
 
     Args:
-        strikes: rank, one of STAGES, after how many steps, and whether it is killed.
+        way: one of WAYS. strikes: rank, one of STAGES, after how many steps, and whether it is killed.
     """
-    run = lab.start(name, {**options, "cluster.timeout_seconds": str(TIMEOUT)})
+    run = lab.start(name, {**WAYS[way], "cluster.timeout_seconds": str(TIMEOUT)})
     stood = []
     try:
         for rank, stage, after, killed in strikes:
@@ -135,31 +135,32 @@ def strike_three_times(
         assert re.match(rf"worker {rank} {how} {re.escape(in_words(place))}; {goes_on}", line), line
         fault = f"{'SIGKILL' if killed else 'SIGSTOP'} of worker {rank}"
         where = place.stage if stage == ANYWHERE else stage
-        note(Outcome(fault, where, place.step + 1, "same curve, one of three in a run", run.seconds))
+        happened = f"same curve, one of three in a run ({way})"
+        note(Outcome(fault, where, place.step + 1, happened, run.seconds))
 
 
 def test_killed_three_times_in_one_run(lab: Lab, note: Note) -> None:
     strikes = ((1, "forward", 12), (0, "checkpoint", 20), (1, "exchange of rows", 30))
-    strike_three_times(lab, "thrice", MEMORY, [(*strike, True) for strike in strikes], note)
+    strike_three_times(lab, "thrice", "memory", [(*strike, True) for strike in strikes], note)
 
 
 EVERY_STAGE = [
-    (MEMORY, ("sampling", "fetch", "exchange of rows")),
-    (MEMORY, ("forward", "backward", "update")),
-    (MEMORY, ("evaluation", "checkpoint", "publishing")),
-    (PARTITIONED, ("communication thread", "exchange of rows", "sampling")),
-    (MESSAGES, ("exchange of rows", "update", "publishing")),
+    ("memory", ("sampling", "fetch", "exchange of rows")),
+    ("memory", ("forward", "backward", "update")),
+    ("memory", ("evaluation", "checkpoint", "publishing")),
+    ("partitioned", ("communication thread", "exchange of rows", "sampling")),
+    ("messages", ("exchange of rows", "update", "publishing")),
 ]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [True, False], ids=["killed", "stopped"])
 @pytest.mark.parametrize("ranks", [(0, 1, 0), (1, 0, 1)], ids=["0", "1"])
-@pytest.mark.parametrize(("options", "stages"), EVERY_STAGE)
+@pytest.mark.parametrize(("way", "stages"), EVERY_STAGE)
 def test_in_every_stage(
     lab: Lab,
     note: Note,
-    options: Mapping[str, str],
+    way: str,
     stages: tuple[str, ...],
     ranks: tuple[int, ...],
     killed: bool,
@@ -167,22 +168,21 @@ def test_in_every_stage(
 ) -> None:
     # One that goes on from the end does not come to the stages before it.
     strikes = [(rank, stage, 3, killed) for rank, stage in zip(ranks, stages, strict=True)]
-    strike_three_times(lab, request.node.name, options, strikes, note)
+    strike_three_times(lab, request.node.name, way, strikes, note)
 
 
 @pytest.mark.slow
 def test_killed_before_the_first_step(lab: Lab, note: Note) -> None:
     strikes = [(rank, stage, 0, True) for rank, stage in ((0, "start"), (1, "start"), (0, "fetch"))]
-    strike_three_times(lab, "start", MEMORY, strikes, note)
+    strike_three_times(lab, "start", "memory", strikes, note)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(7))
 def test_at_any_moment(lab: Lab, note: Note, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    options = (MEMORY, MESSAGES, PARTITIONED)[seed % 3]
     strikes = [(int(rng.integers(2)), ANYWHERE, int(step), True) for step in np.sort(rng.integers(1, 60, 3))]
-    strike_three_times(lab, f"seed-{seed}", options, strikes, note)
+    strike_three_times(lab, f"seed-{seed}", list(WAYS)[seed % 3], strikes, note)
 
 
 @pytest.mark.slow
@@ -208,7 +208,7 @@ def test_attempts_end(lab: Lab, note: Note, killed: bool) -> None:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_the_supervisor_is_ended(lab: Lab, note: Note, number: signal.Signals) -> None:
     name = f"supervisor-{number.name}"
-    run = lab.start(name, MEMORY)
+    run = lab.start(name)
     worker = Worker.find(run, 0)
     place = worker.stop_in("update", run, 12)  # a stopped one has to go too
     os.kill(run.process.pid, number)
@@ -221,7 +221,7 @@ def test_the_supervisor_is_ended(lab: Lab, note: Note, number: signal.Signals) -
     else:
         assert left == []
         assert run.output.count("\ndistgnn: ") == 1, run.output
-    again = lab.start(name, MEMORY, "--resume")  # in the same temporary folder
+    again = lab.start(name, None, "--resume")  # in the same temporary folder
     lab.check(name, again)
     happened = f"exit code {code}; no worker is left; --resume: same curve"
     note(Outcome(f"{number.name} of the supervisor", place.stage, place.step + 1, happened, ended))
