@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -70,12 +71,17 @@ class Lab:
         """Its run directory."""
         return self.folder / name / "run"
 
+    def metrics(self, name: str) -> dict[str, float]:
+        """Of its report."""
+        found: dict[str, float] = json.loads((self.run(name) / "report.json").read_text())["metrics"]
+        return found
+
     def check(self, name: str, run: MarkedRun) -> None:
         """It has ended as if nobody had disturbed it, and has left nothing."""
         assert run.wait(LIMIT) == 0, run.output
         assert curve_difference(self.run(name), self.run("undisturbed")) == "", run.output
         assert damaged_checkpoints(self.run(name)) == []
-        assert (self.run(name) / "report.json").exists()
+        assert self.metrics(name) == self.metrics("undisturbed")
         assert (self.run(name) / "embeddings" / "manifest.json").exists()
         assert list(self.run(name).rglob(".*partial*")) == []
         assert "Traceback" not in run.output
@@ -131,8 +137,11 @@ def strike_three_times(
     assert len(said) == 3, run.output
     for (rank, stage, place, killed), line in zip(stood, said, strict=True):
         how = r"was killed by signal 9 \(SIGKILL\)" if killed else r"has (not moved|kept the others waiting) for .*"
-        goes_on = "(going on from|starting again)"
-        assert re.match(rf"worker {rank} {how} {re.escape(in_words(place))}; {goes_on}", line), line
+        goes_on = "(going on from fit step .*|starting again)"
+        match = re.match(rf"worker {rank} {how} {re.escape(in_words(place))}; {goes_on} \(restart", line)
+        assert match, line
+        step = match[match.lastindex or 0]
+        assert step == "starting again" or f"\n{step} on 2 workers\n" in run.output  # as the workers say themselves
         fault = f"{'SIGKILL' if killed else 'SIGSTOP'} of worker {rank}"
         where = place.stage if stage == ANYWHERE else stage
         happened = f"same curve, one of three in a run ({way})"
