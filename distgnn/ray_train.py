@@ -117,9 +117,8 @@ def _fit(
                 most = _make_do(cluster, per_worker, most)
             elif isinstance(error, (ControllerError, RayActorError)) and failed_starts < cluster.max_failures:
                 failed_starts += 1
-                what = f"the workers could not be started: {fault or brief(error)}"
+                what = fault or _controller_failure(error)
                 print(f"{what}; restart {failed_starts} of {cluster.max_failures}", file=sys.stderr, flush=True)
-                ray.get(task["mailbox"].leave_fault.remote(""))
             else:
                 raise _worker_error(error, fault, cluster.max_failures) from None
         else:
@@ -319,4 +318,9 @@ def _work(task: dict[str, Any]) -> dict[str, Any]:
 
 def _worker_error(error: Exception, fault: str, restarts: int) -> WorkerError:
     tried = f"; {restarts} restart{'s' * (restarts > 1)} did not help (cluster.max_failures)" if restarts else ""
-    return WorkerError(f"{fault or f'the workers could not be started: {brief(error)}'}{tried}")
+    return WorkerError(f"{fault or _controller_failure(error)}{tried}")
+
+
+def _controller_failure(error: Exception) -> str:
+    cause = error.controller_failure if isinstance(error, ControllerError) else error
+    return f"Ray could not start the workers, or has lost their controller: {brief(cause)}"
