@@ -108,9 +108,9 @@ class Job:
         self.until(there)
         return found
 
-    def finish(self, code: int = 0) -> str:
+    def finish(self, code: int = 0, limit: float = LIMIT) -> str:
         """Its output, after it has ended as it should and left nothing."""
-        ended = self.driver.wait(LIMIT)
+        ended = self.driver.wait(limit)
         assert ended == code, self.driver.output
         self.leaves_nothing()
         return self.driver.output
@@ -225,6 +225,22 @@ def test_a_killed_controller_is_replaced(
     assert re.search("Ray could not start the workers, or has lost their controller: .*; restart 1 of 3", said), said
     assert curve_difference(job.run, undisturbed) == ""
     note(Outcome("Ray: SIGKILL of its controller", "any", None, "restarted, same curve", job.driver.seconds))
+
+
+@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+def test_a_worker_that_never_starts_is_replaced(
+    cluster: LocalCluster, start_job: Begin, undisturbed: Path, fault: signal.Signals, note: Note
+) -> None:
+    """It is noticed at once, or after the 5 s that placing takes and the 120 s that a start is given."""
+    job = start_job(f"cluster.timeout_seconds={TIMEOUT}")
+    job.until(lambda: len(cluster.train_workers()) == 2)
+    victim = cluster.train_workers()[0]
+    os.kill(victim.pid, fault)
+    said = job.finish(limit=LIMIT + 130)
+    assert "; restart 1 of 3" in said, said
+    assert not victim.is_running()
+    assert curve_difference(job.run, undisturbed) == ""
+    note(Outcome(f"Ray: {fault.name} of a worker", "before its start", None, "same curve", job.driver.seconds))
 
 
 def test_attempts_that_are_used_up_end_in_one_line(start_job: Begin, note: Note) -> None:
