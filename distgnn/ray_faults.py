@@ -101,6 +101,7 @@ class FaultWatch(ControllerCallback, WorkerGroupCallback):
             self._await_room()
             raise
         self._clear_alarm()
+        self._mailbox.leave_fault.remote("")
 
     def after_worker_group_start(self, worker_group: Any) -> None:
         """Whom to ask."""

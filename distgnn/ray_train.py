@@ -10,7 +10,8 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from ipaddress import ip_address
 from typing import Any
 
@@ -39,7 +40,6 @@ _SAY_SECONDS = 30.0
 _SETTLE_SECONDS = 5.0  # until what a group gave back counts as free
 # Ray's own 60 s are for clusters that grow on demand; here it asks only for what it believes to be there.
 _START_SECONDS = 20
-_TIMEOUTS = ("RAY_TRAIN_COLLECTIVE_TIMEOUT_S", "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S")
 _START = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 _STORE = ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")
 _PASSED_ON = ("NUMBA_CACHE_DIR", *_STORE)
@@ -57,11 +57,6 @@ def on_ray_workers(job: str, config: Config, run: str, dataset: PreparedDataset)
         UserError: no cluster, a wrong token, fewer CPUs or GPUs than asked for, or a mistake that a worker has met.
         WorkerError: a worker died more often than `cluster.max_failures`.
     """
-    # Ray would print every line of a worker twice, through its log file and through its own print.
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
-    os.environ.setdefault(_START, str(_START_SECONDS))
-    for name in _TIMEOUTS:  # of what Ray's workers wait for besides the collectives, and of a worker's own silence
-        os.environ.setdefault(name, str(config.cluster.timeout_seconds))
     connect()
     cluster = config.cluster
     per_worker = worker_resources(cluster, ray.cluster_resources())
@@ -82,11 +77,32 @@ def on_ray_workers(job: str, config: Config, run: str, dataset: PreparedDataset)
         "cache": os.environ.get(_CACHE, ""),
         "mailbox": mailbox,
     }
-    outcome = _fit(task, cluster, per_worker, _run_config(run, cluster, threads, mailbox))
+    with _environment_of_ray(cluster):
+        outcome = _fit(task, cluster, per_worker, _run_config(run, cluster, threads, mailbox))
     if "mistake" in outcome:
         raise UserError(outcome["mistake"])
     report: Report = outcome["report"]
     return report
+
+
+@contextmanager
+def _environment_of_ray(cluster: ClusterConfig) -> Iterator[None]:
+    """What Ray takes from the environment; it passes it on to its controller and workers. The user's own goes first."""
+    timeout = str(cluster.timeout_seconds)
+    wanted = {
+        # It would print every line of a worker twice, through its log file and through its own print.
+        "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+        _START: str(_START_SECONDS),
+        "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": timeout,  # of its own barriers, which have none otherwise
+        "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": timeout,
+    }
+    added = {name: value for name, value in wanted.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]
 
 
 def _fit(
@@ -117,9 +133,8 @@ def _fit(
                 most = _make_do(cluster, per_worker, most)
             elif isinstance(error, (ControllerError, RayActorError)) and failed_starts < cluster.max_failures:
                 failed_starts += 1
-                what = f"the workers could not be started: {fault or brief(error)}"
+                what = fault or _controller_failure(error)
                 print(f"{what}; restart {failed_starts} of {cluster.max_failures}", file=sys.stderr, flush=True)
-                ray.get(task["mailbox"].leave_fault.remote(""))
             else:
                 raise _worker_error(error, fault, cluster.max_failures) from None
         else:
@@ -127,9 +142,9 @@ def _fit(
 
 
 def _make_do(cluster: ClusterConfig, per_worker: dict[str, float], most: int) -> int:
-    """The number of workers to start at most, where as many could not be placed. A fixed number is waited for."""
+    """The number of workers to start at most, where as many could not be placed. The least is waited for."""
     room, free = _room(cluster, per_worker)
-    if cluster.min_workers == cluster.max_workers:
+    if most == cluster.min_workers:
         print(f"{most} workers could not be placed: there is room for {free}", file=sys.stderr, flush=True)
         _wait_until_free(cluster, per_worker)
         return most
@@ -319,4 +334,9 @@ def _work(task: dict[str, Any]) -> dict[str, Any]:
 
 def _worker_error(error: Exception, fault: str, restarts: int) -> WorkerError:
     tried = f"; {restarts} restart{'s' * (restarts > 1)} did not help (cluster.max_failures)" if restarts else ""
-    return WorkerError(f"{fault or f'the workers could not be started: {brief(error)}'}{tried}")
+    return WorkerError(f"{fault or _controller_failure(error)}{tried}")
+
+
+def _controller_failure(error: Exception) -> str:
+    cause = error.controller_failure if isinstance(error, ControllerError) else error
+    return f"Ray could not start the workers, or has lost their controller: {brief(cause)}"

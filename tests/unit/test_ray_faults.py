@@ -143,11 +143,12 @@ def test_a_start_without_end_and_missing_nodes_end_the_controller(monkeypatch: p
     watch = FaultWatch(box, restarts=3, timeout=0.1, start=0.1, wait=0.1)
     with watch.on_worker_group_start():
         assert ended.wait(10)
-    assert box.messages == ["a worker has not started within 0 s"]
+        assert box.messages == ["a worker has not started within 0 s"]
     ended.clear()
     with watch.on_worker_group_start():
         pass
     assert not ended.wait(0.5)  # they run
     watch.after_worker_group_shutdown(None)
     assert ended.wait(10)
-    assert box.messages[1].startswith("there has been no room for the workers for 0 s (cluster.wait_seconds)")
+    assert box.messages[1:3] == ["", ""]  # of a start that came about
+    assert box.messages[3].startswith("there has been no room for the workers for 0 s (cluster.wait_seconds)")
