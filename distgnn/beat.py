@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import mmap
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,3 +165,18 @@ def place_of(places: list[Place]) -> Place:
         if place.changes and (place.phase, place.step) == step:
             return place if place.stage == SAMPLING else communication
     return trainer
+
+
+def words(places: list[Place]) -> str:
+    """Where a worker is: `in stage forward, fit step 7`."""
+    return place_of(places).in_words()
+
+
+def behind(places: Mapping[int, list[Place]]) -> int | None:
+    """The rank that keeps the others waiting in a collective; None where that cannot be told."""
+    for slot in (TRAINER, COMMUNICATION):
+        at = {rank: found[slot] for rank, found in places.items()}
+        free = [rank for rank, place in at.items() if not place.waits]
+        if free and len(free) < len(at):
+            return min(free, key=lambda rank: at[rank].entered)
+    return None

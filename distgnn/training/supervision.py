@@ -186,7 +186,7 @@ class _Watcher:
             for rank, code in dead.items():
                 if code < 0:
                     raise self._error(rank, self._killed_by(signal.Signals(-code)))
-            first = [rank for rank in dead if not _failed_by_others(self._places(rank))]
+            first = [rank for rank in dead if not failed_by_others(self._places(rank))]
             if first:
                 self._show_traceback(first[0])
                 raise self._error(first[0], f"ended with status {dead[first[0]]}")
@@ -233,33 +233,27 @@ class _Watcher:
     def _behind(self) -> int | None:
         """Who keeps the others waiting; None where that cannot be told."""
         for rank in self._ranks:
-            if self._processes[rank].poll() is None and _stopped(self._processes[rank].pid):
+            if self._processes[rank].poll() is None and is_stopped(self._processes[rank].pid):
                 return rank
-        places = {rank: self._places(rank) for rank in self._ranks}
-        for slot in (beat.TRAINER, beat.COMMUNICATION):
-            at = {rank: found[slot] for rank, found in places.items()}
-            free = [rank for rank, place in at.items() if not place.waits]
-            if free and len(free) < len(at):
-                return min(free, key=lambda rank: at[rank].entered)
-        return None
+        return beat.behind({rank: self._places(rank) for rank in self._ranks})
 
     def _places(self, rank: int) -> list[beat.Place]:
         return beat.read(beat_file(self._folder, rank))
 
     def _error(self, rank: int, how: str) -> WorkerError:
-        return WorkerError(f"worker {rank} {how} {beat.place_of(self._places(rank)).in_words()}")
+        return WorkerError(f"worker {rank} {how} {beat.words(self._places(rank))}")
 
     def _show_traceback(self, rank: int) -> None:
         with suppress(FileNotFoundError):
             sys.stderr.write(traceback_file(self._folder, rank).read_text(encoding="utf-8"))
 
 
-def _failed_by_others(places: list[beat.Place]) -> bool:
+def failed_by_others(places: list[beat.Place]) -> bool:
     """Whether a dead worker failed while it waited for others."""
     return places[beat.TRAINER].waits or any(place.failed for place in places)
 
 
-def _stopped(pid: int) -> bool:
+def is_stopped(pid: int) -> bool:
     """Whether a process has got SIGSTOP, or is traced."""
     with suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "Tt"

@@ -1,11 +1,12 @@
 """Faults of worker processes, injected from outside: a worker is stopped, and looked at where it stands.
 
-If it stands where it was wanted, it is killed, or left stopped; else it goes on, and another try is made.
+If it stands where it was wanted, it is killed, or left stopped; else it goes on for an instant, and is stopped again.
 """
 
 from __future__ import annotations
 
 import os
+import random
 import signal
 import time
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from distgnn.timeline import BACKWARD, CHECKPOINT, EVALUATION, EXCHANGE, EXPORT,
 from tests.faults.harness import MarkedRun
 
 Wanted = Callable[[list[Place]], bool]
-_LOOK_SECONDS = 50e-6
+_PAUSE_SECONDS = (20e-6, 500e-6)  # that it goes on for
 _LIMIT_SECONDS = 120.0  # until it stands where it is wanted
 
 
@@ -26,6 +27,7 @@ def _computes(stage: str) -> Wanted:
     return lambda places: places[TRAINER].stage == stage and not places[TRAINER].waits
 
 
+ANYWHERE = "anywhere"
 STAGES: dict[str, Wanted] = {
     "start": lambda places: places[TRAINER].stage == START,
     "sampling": lambda places: any(p.stage == SAMPLING for p in places[COMMUNICATION + 1 :]),
@@ -34,10 +36,11 @@ STAGES: dict[str, Wanted] = {
     "forward": _computes(FORWARD),
     "backward": _computes(BACKWARD),
     "update": _computes(UPDATE),
-    "evaluation": _computes(EVALUATION),
-    "checkpoint": _computes(CHECKPOINT),
-    "publishing": _computes(EXPORT),
+    "evaluation": lambda places: places[TRAINER].stage == EVALUATION,
+    "checkpoint": lambda places: places[TRAINER].stage == CHECKPOINT,
+    "publishing": lambda places: places[TRAINER].stage == EXPORT,
     "communication thread": lambda places: places[COMMUNICATION].stage == EXCHANGE and places[COMMUNICATION].waits,
+    ANYWHERE: lambda places: True,
 }
 
 
@@ -66,28 +69,36 @@ class Worker:
             time.sleep(0.02)
         raise AssertionError(f"no worker {rank}:\n{run.output}")
 
-    def stop_in(self, wanted: Wanted, run: MarkedRun, after: int = 0) -> Place:
-        """Stop it where it is wanted, in a step later than `after` (counted over fit and full); where it stands."""
+    def stop_in(self, stage: str, run: MarkedRun, after: int = 0) -> Place:
+        """Stop it in one of STAGES, after so many steps of the fit; where it stands."""
+        wanted = STAGES[stage]
         deadline = time.monotonic() + _LIMIT_SECONDS
+        pause = random.Random(after)
         while time.monotonic() < deadline:
-            if not _reached(_places(self.record), after) or not wanted(_places(self.record)):
-                assert run.process.poll() is None, f"it ended before it stood there:\n{run.output}"
-                time.sleep(_LOOK_SECONDS)
-                continue
-            os.kill(self.pid, signal.SIGSTOP)
-            while _state(self.pid) not in "TtZ":
-                time.sleep(_LOOK_SECONDS)
-            places = _places(self.record)
-            if wanted(places):
-                return beat.place_of(places)
-            os.kill(self.pid, signal.SIGCONT)
+            assert run.process.poll() is None, f"it ended before it stood there:\n{run.output}"
+            if _reached(_places(self.record), after):
+                os.kill(self.pid, signal.SIGSTOP)
+                while set(self._states()) - set("TtZX"):
+                    time.sleep(0)
+                places = _places(self.record)
+                if wanted(places):
+                    return beat.place_of(places)
+                os.kill(self.pid, signal.SIGCONT)
+            time.sleep(pause.uniform(*_PAUSE_SECONDS))
         raise AssertionError(f"it never stood there:\n{run.output}")
 
-    def wait_until_killed(self, run: MarkedRun) -> None:
-        """Until the supervisor has ended it."""
+    def _states(self) -> list[str]:
+        """Of its threads."""
+        try:
+            return [_state(f"{self.pid}/task/{thread}") for thread in os.listdir(f"/proc/{self.pid}/task")]
+        except OSError:
+            return ["X"]
+
+    def wait_until_ended(self, run: MarkedRun) -> None:
+        """Until the supervisor has ended its attempt: the other workers are gone too."""
         deadline = time.monotonic() + _LIMIT_SECONDS
-        while _state(self.pid) not in "ZX":
-            assert time.monotonic() < deadline, f"nobody ends a stopped worker:\n{run.output}"
+        while self.record.exists():
+            assert time.monotonic() < deadline, f"nobody ends the others:\n{run.output}"
             time.sleep(0.02)
 
     def kill(self) -> None:
@@ -97,14 +108,9 @@ class Worker:
             time.sleep(0.001)
 
 
-def anywhere(places: list[Place]) -> bool:
-    """Any stage will do."""
-    return True
-
-
 def _reached(places: list[Place], after: int) -> bool:
     trainer = places[TRAINER]
-    return trainer.stage == START or trainer.phase == "full" or trainer.step >= after
+    return trainer.phase == "full" or trainer.step >= after
 
 
 def _places(record: Path) -> list[Place]:
@@ -121,8 +127,8 @@ def _command(pid: int) -> list[bytes]:
         return []
 
 
-def _state(pid: int) -> str:
+def _state(task: int | str) -> str:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return Path(f"/proc/{task}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
         return "X"
