@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 DEMO := runs/demo
 PEERS := .venv-peers
 
-.PHONY: demo test lint exactness bench peers gpu-check clean
+.PHONY: demo test lint exactness faults bench peers gpu-check clean
 .DEFAULT_GOAL := test
 
 $(STAMP): pyproject.toml constraints.txt
@@ -33,6 +33,10 @@ test: lint
 exactness: $(STAMP)
 	DISTGNN_TESTS=all $(BIN)/python -m pytest -q -m slow
 	DISTGNN_TESTS=all $(BIN)/python -m pytest -q tests/exactness
+
+# Kills, stalls and starves whatever a run is made of, each in every stage, and prints what happened.
+faults: $(STAMP)
+	DISTGNN_TESTS=all $(BIN)/python -m pytest -q tests/faults
 
 bench: $(STAMP)
 	mkdir -p benchmarks/out

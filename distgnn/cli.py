@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import NoReturn
 
 from distgnn import __version__
 from distgnn.config import load_config
+from distgnn.errors import system_refusal
 from distgnn.option_reference import help_text
 from distgnn.types import UserError, WorkerError
 
@@ -187,15 +187,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        print(
-            f"distgnn: no space left on the device ({error.filename or 'output'}): free some or choose another run.out",
-            file=sys.stderr,
-        )
-        return 2
     except WorkerError as error:
         print(f"distgnn: {error}", file=sys.stderr)
         return 1
+    except (OSError, MemoryError, RuntimeError) as error:
+        refusal = system_refusal(error)
+        if refusal is None:
+            raise
+        print(f"distgnn: {refusal}", file=sys.stderr)
+        return 2
     return code

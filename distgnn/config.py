@@ -343,9 +343,9 @@ class ClusterConfig:
     )
     wire: str = "float32"  # of rows, features and gradients between workers; float32: as they are; bfloat16: not exact
     ray: bool = False  # workers of a Ray cluster (RAY_ADDRESS) instead of processes; jobs/*.py turn it on
-    timeout_seconds: float = 600.0  # a collective that waits longer ends the run
-    max_failures: int = 3  # Ray: restarts from the last checkpoint after a worker's death
-    wait_seconds: float = 3600.0  # Ray: how long to wait for CPUs and GPUs that other jobs hold
+    timeout_seconds: float = 600.0  # a worker that keeps the others waiting for longer has failed
+    max_failures: int = 3  # restarts from the last checkpoint after a worker's death or stall
+    wait_seconds: float = 3600.0  # Ray: how long to wait for CPUs and GPUs that others hold, or that a lost node had
     resize_seconds: float = 60.0  # Ray, workers = [min, max]: how often a running job looks for room for another number
 
     def __post_init__(self) -> None:

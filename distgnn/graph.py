@@ -7,7 +7,7 @@ same edge at every number of partitions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -35,6 +35,9 @@ class Topology:
         weights: for sampling by weight, float32 `[e_p]` of every partition that is held; the alias tables are built
             here, in memory: see `table_bytes`.
 
+    Attributes:
+        refuse_change: raises a UserError where a file that arrays are mapped from is not what it was.
+
     Raises:
         UserError: a weight is negative or not finite.
     """
@@ -50,6 +53,7 @@ class Topology:
         times: Sequence[TimedRows | None] | None = None,
         weights: Sequence[np.ndarray | None] | None = None,
     ) -> None:
+        self.refuse_change: Callable[[], None] = lambda: None
         self.offsets = np.ascontiguousarray(offsets, dtype=np.int64)
         self.stable_id = stable_id
         self.node_id = node_id

@@ -29,6 +29,12 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 
 
+def killed_for_memory() -> int:
+    """Processes of this machine that the system has killed for want of memory, since it started."""
+    counts = dict(line.split() for line in _lines(_PROC / "vmstat"))
+    return int(counts.get("oom_kill", 0))
+
+
 def _machine_available() -> int:
     for line in (_PROC / "meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):

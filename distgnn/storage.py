@@ -23,11 +23,18 @@ import fsspec
 from fsspec import AbstractFileSystem
 
 from distgnn import resources
+from distgnn.errors import first_line, is_no_space, space_facts
 from distgnn.types import UserError
 
 MANIFEST = "manifest.json"
 _CHUNK = 1 << 20
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+# A store that stays silent is given up after about 2 * 5 * 15 seconds. `FSSPEC_S3` in the environment overrides these.
+_S3_CONFIG = {
+    "connect_timeout": 10,
+    "read_timeout": 15,  # without a byte
+    "retries": {"total_max_attempts": 5, "mode": "standard"},  # of a request: refused, 500, 503, no answer
+}
+_S3_TRIES = 2  # of a request with its retries and the reading of its answer
 
 
 def filesystem(uri: str) -> tuple[AbstractFileSystem, str]:
@@ -36,11 +43,22 @@ def filesystem(uri: str) -> tuple[AbstractFileSystem, str]:
     Raises:
         UserError: an unknown protocol, or one whose package is not installed.
     """
+    options = _options(os.fspath(uri))
     try:
-        found, path = fsspec.core.url_to_fs(os.fspath(uri))
+        found, path = fsspec.core.url_to_fs(os.fspath(uri), **options)
     except (ValueError, ImportError) as error:
         raise UserError(f"{uri}: cannot be opened: {error}") from error
+    if options:
+        found.retries = _S3_TRIES
     return found, path
+
+
+def _options(uri: str) -> dict[str, Any]:
+    """Bounds on waiting for a store."""
+    protocol = uri.partition("://")[0]
+    if protocol not in ("s3", "s3a"):
+        return {}
+    return {"config_kwargs": {**_S3_CONFIG, **fsspec.config.conf.get(protocol, {}).get("config_kwargs", {})}}
 
 
 def is_local(uri: str) -> bool:
@@ -65,14 +83,6 @@ def from_anywhere(uri: str) -> str:
     return str(local_path(uri)) if is_local(uri) else os.fspath(uri)
 
 
-def _words(error: BaseException) -> str:
-    """The first line of what went wrong."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__
-
-
 @contextmanager
 def _reading(uri: str) -> Iterator[None]:
     """Turn what reading can raise into one UserError; a remote store's client has exceptions of its own."""
@@ -83,30 +93,34 @@ def _reading(uri: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise UserError(f"{uri}: there is no such file; check the path") from error
     except OSError as error:
-        raise UserError(f"{uri}: cannot be read: {_words(error)}") from error
+        raise UserError(f"{uri}: cannot be read: {first_line(error)}") from error
     except Exception as error:
         if is_local(uri):
             raise
-        raise UserError(f"{uri}: cannot be read: {_words(error)}") from error
+        raise UserError(f"{uri}: cannot be read: {first_line(error)}") from error
 
 
 @contextmanager
-def writing(uri: str) -> Iterator[None]:
-    """Turn what writing can raise (no space left, no permission, a store's refusal) into one UserError."""
+def writing(uri: str, wanted: int | None = None) -> Iterator[None]:
+    """Turn what writing can raise (no space left, no permission, a store's refusal) into one UserError.
+
+    `wanted`: bytes to write, where known.
+    """
     try:
         yield
     except UserError:
         raise
     except OSError as error:
-        raise UserError(f"{uri}: cannot be written: {_words(error)}{_advice(error)}") from error
+        raise _unwritten(uri, error, local_path(uri) if is_local(uri) else None, wanted) from error
     except Exception as error:
         if is_local(uri):
             raise
-        raise UserError(f"{uri}: cannot be written: {_words(error)}") from error
+        raise UserError(f"{uri}: cannot be written: {first_line(error)}") from error
 
 
-def _advice(error: OSError) -> str:
-    return "; free some space or write elsewhere" if error.errno in _NO_SPACE else ""
+def _unwritten(uri: str, error: OSError, place: Path | None, wanted: int | None = None) -> UserError:
+    """`place`: of this machine, where it was to be written first."""
+    return UserError(f"{uri}: cannot be written: {first_line(error)}{space_facts(error, place, wanted)}")
 
 
 def exists(uri: str) -> bool:
@@ -165,7 +179,7 @@ def write_bytes(uri: str, content: bytes) -> None:
     Raises:
         UserError: no space, no permission, or another refusal.
     """
-    with writing(uri):
+    with writing(uri, len(content)):
         if is_local(uri):
             _replace(local_path(uri), content)
         else:
@@ -197,7 +211,7 @@ def sha256_of(uri: str) -> str:
     found, path = filesystem(uri)
     digest = hashlib.sha256()
     with _reading(uri), found.open(path, "rb") as stream:
-        while block := stream.read(_CHUNK):
+        for block in _blocks(uri, stream):
             digest.update(block)
     return digest.hexdigest()
 
@@ -257,7 +271,11 @@ def checked_copy(uri: str, facts: dict[str, Any], whole: str, remedy: str) -> Pa
         raise UserError(f"{uri}: has {size} bytes instead of {facts['bytes']}, truncated; {remedy}")
     if is_local(uri) and sha256_of(uri) != facts["sha256"]:
         raise UserError(f"{uri}: altered, its sha256 is not the manifest's; {remedy}")
-    return local_copy(uri, facts["sha256"])
+    copy = local_copy(uri, facts["sha256"])
+    if not is_local(uri) and sha256_of(str(copy)) != facts["sha256"]:  # damaged since it was fetched
+        copy.unlink()
+        copy = local_copy(uri, facts["sha256"])
+    return copy
 
 
 def _object(sha256: str, name: str) -> Path:
@@ -274,32 +292,42 @@ def version_mark(uri: str) -> str:
 
 
 def _download(uri: str, name: str, expected: str | None) -> tuple[Path, str]:
-    """Fetch into the cache, checking the hash; the copy and its hash."""
+    """Fetch into the cache, checking size and hash; the copy and its hash."""
     found, path = filesystem(uri)
-    partial = cache_dir() / "objects" / f".partial-{uuid.uuid4().hex}"
-    try:
+    with scratch_folder(str(cache_dir() / "objects" / hashlib.sha256(uri.encode()).hexdigest())) as staging:
+        partial = staging / name
         with _reading(uri), found.open(path, "rb") as source:
-            with writing(str(partial)):
-                partial.parent.mkdir(parents=True, exist_ok=True)
-            actual = _copy_stream(source, partial)
+            actual = _copy_stream(uri, source, partial)
+            size = getattr(source, "size", None)  # None: the store does not say
+        if size is not None and partial.stat().st_size != size:
+            raise UserError(f"{uri}: cannot be read: only {partial.stat().st_size} of its {size} bytes came")
         if expected is not None and actual != expected:
             raise UserError(f"{uri}: altered or truncated: its sha256 is {actual}, expected {expected}")
         copy = _object(actual, name)
         with writing(str(copy)):
             copy.parent.mkdir(exist_ok=True)
             os.replace(partial, copy)
-    finally:
-        partial.unlink(missing_ok=True)
     return copy, actual
 
 
-def _copy_stream(source: Any, target: Path) -> str:
+def _copy_stream(uri: str, source: Any, target: Path) -> str:
+    """Copy what is open of a URI; the hash of it."""
     digest = hashlib.sha256()
     with writing(str(target)), open(target, "xb") as sink:
-        while block := source.read(_CHUNK):
+        for block in _blocks(uri, source):
             digest.update(block)
             sink.write(block)
     return digest.hexdigest()
+
+
+def _blocks(uri: str, source: Any) -> Iterator[bytes]:
+    """The content of what is open of a URI."""
+    while True:
+        with _reading(uri):
+            block = source.read(_CHUNK)
+        if not block:
+            return
+        yield block
 
 
 @contextmanager
@@ -315,7 +343,7 @@ def publish_directory(uri: str) -> Iterator[Path]:
         UserError: the target is in use (a file, or a folder with something in it), or can't be written.
     """
     refuse_used(uri)
-    with _staging_folder(uri) as staging:
+    with scratch_folder(uri) as staging:
         yield staging
         if is_local(uri):
             _rename_into_place(staging, local_path(uri), uri)
@@ -335,7 +363,7 @@ def publish_files(*uris: str) -> Iterator[list[Path]]:
     for uri in uris:
         refuse_used_file(uri)
     sent: list[str] = []
-    with _staging_folder(uris[0]) as staging:
+    with scratch_folder(uris[0]) as staging:
         paths = [staging / str(number) for number in range(len(uris))]
         yield paths
         try:
@@ -358,7 +386,7 @@ def replace_file(uri: str) -> Iterator[Path]:
     Raises:
         UserError: can't be written.
     """
-    with _staging_folder(uri) as staging:
+    with scratch_folder(uri) as staging:
         yield staging / "content"
         _publish_file(staging / "content", uri)
 
@@ -376,8 +404,11 @@ def _publish_file(path: Path, uri: str) -> None:
 
 
 @contextmanager
-def _staging_folder(uri: str) -> Iterator[Path]:
-    """A hidden folder beside a target (in the cache where that is remote), removed in the end."""
+def scratch_folder(uri: str) -> Iterator[Path]:
+    """A hidden folder beside a target (in the cache where that is remote), removed in the end.
+
+    What a process that was killed has left of the same target is removed at the start.
+    """
     target = local_path(uri) if is_local(uri) else cache_dir() / "uploads" / hashlib.sha256(uri.encode()).hexdigest()
     with writing(uri):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -386,8 +417,9 @@ def _staging_folder(uri: str) -> Iterator[Path]:
     try:
         yield staging
     except OSError as error:
-        if error.errno in _NO_SPACE:
-            raise UserError(f"{uri}: cannot be written: {_words(error)}{_advice(error)}") from error
+        if is_no_space(error):
+            what = uri if is_local(uri) else f"{staging.parent} (where {uri} is gathered)"
+            raise _unwritten(what, error, staging) from error
         raise
     finally:
         os.close(lock)
@@ -447,7 +479,7 @@ def _rename_into_place(staging: Path, target: Path, uri: str) -> None:
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             raise _in_use(uri) from error
-        raise UserError(f"{uri}: cannot be written: {_words(error)}{_advice(error)}") from error
+        raise _unwritten(uri, error, target.parent) from error
 
 
 def _upload(staging: Path, uri: str) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
+from distgnn import beat
 from distgnn.timeline import Timeline
 
 REQUESTS = 200
@@ -27,8 +29,16 @@ class Watch:
         self.collective_seconds = 0.0
         self.timeline: Timeline | None = None
 
-    def collective(self, name: str, started: float) -> None:
-        """A collective of the trainer that ends now."""
+    @contextmanager
+    def collective(self, name: str) -> Iterator[None]:
+        """A collective of the trainer. `name`: of the event."""
+        started = time.perf_counter()
+        with beat.waiting():
+            yield
+        self.collected(name, started)
+
+    def collected(self, name: str, started: float) -> None:
+        """A collective that ends now."""
         now = time.perf_counter()
         self.collective_seconds += now - started
         if self.timeline is not None:
@@ -77,12 +87,14 @@ class StageClock:
         self.since = time.perf_counter()
         self._in_collectives = self.watch.collective_seconds
 
-    def lap(self, stage: str, event: str = "") -> None:
+    def lap(self, stage: str, event: str = "", then: str = "") -> None:
         """End a stage; the next one begins.
 
         Args:
-            event: what the timeline calls it; empty: by its own name.
+            event: what the timeline calls it; empty: by its own name. then: the next one; empty: none of the clock's.
         """
+        if then:
+            beat.at(then)
         now = time.perf_counter()
         self.seconds[stage] += now - self.since
         if self.collectives is not None:

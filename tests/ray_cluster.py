@@ -81,13 +81,18 @@ class LocalCluster:
         """The process that cluster/local.sh started."""
         return psutil.Process(json.loads((self.home / "state.json").read_text())["pid"])
 
+    def processes(self, *names: str) -> list[psutil.Process]:
+        """Its processes with one of the names in their command."""
+        found = []
+        for process in self.head().children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                if any(name in " ".join(process.cmdline()) for name in names):
+                    found.append(process)
+        return found
+
     def train_workers(self) -> list[psutil.Process]:
         """Its training workers."""
-        return [
-            process
-            for process in self.head().children(recursive=True)
-            if any("RayTrainWorker" in part for part in process.cmdline())
-        ]
+        return self.processes("RayTrainWorker")
 
 
 def run_script(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from distgnn import resources, storage
+from distgnn import beat, resources, storage
 from distgnn.config import Config
 from distgnn.distillation.compression import closed_form_tables
 from distgnn.distillation.teacher import Teacher, load_teacher, memory_bytes, own_rows
@@ -19,6 +19,7 @@ from distgnn.export.reader import read_export
 from distgnn.export.table import Table, quantize_rows
 from distgnn.graph import Topology
 from distgnn.partition.dataset import PreparedDataset
+from distgnn.timeline import EVALUATION, EXPORT
 from distgnn.training.checkpoint import choose_checkpoint
 from distgnn.training.evaluation import RankingResult, build_ranking_task, evaluate_ranking
 from distgnn.training.export import export_workers_rows
@@ -108,18 +109,21 @@ def distill_worker(config: Config, run: str, dataset: PreparedDataset, group: Wo
     recorder.say(statement)
     trainer.train(recorder)
     student = Table(trainer.embedding.weight.cpu().numpy())
-    report = _compare(config, dataset, topology, own, group, teacher, student)
+    with beat.within(EVALUATION):
+        report = _compare(config, dataset, topology, own, group, teacher, student)
+        dataset.in_use.refuse_change()
     for folder, table in ((FOLDER, quantize_rows(student.values)), (FLOAT_FOLDER, student)):
-        export_workers_rows(
-            storage.join(run, folder),
-            group,
-            model=f"{teacher.model} student",
-            dataset=dataset,
-            phase=phase,
-            topology=topology,
-            own=own,
-            rows=table,
-        )
+        with beat.within(EXPORT):
+            export_workers_rows(
+                storage.join(run, folder),
+                group,
+                model=f"{teacher.model} student",
+                dataset=dataset,
+                phase=phase,
+                topology=topology,
+                own=own,
+                rows=table,
+            )
     report.update(_facts(config, dataset, trainer, group, started))
     report["records"] = recorder.records
     return report

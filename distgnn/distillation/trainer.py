@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from distgnn import beat
 from distgnn.config import Config, OptimConfig
 from distgnn.distillation.batches import CandidateSampler, StudentBatch
 from distgnn.distillation.compression import best_rank_rows, unit_rows
@@ -21,6 +22,7 @@ from distgnn.distributed.process_group import WorkerGroup
 from distgnn.graph import Topology
 from distgnn.loader import PrefetchLoader
 from distgnn.sampler import SeedOrder
+from distgnn.timeline import BACKWARD, CHECKPOINT, FETCH, FORWARD, RECORD, UPDATE
 from distgnn.timing import StageClock
 from distgnn.training.checkpoint import (
     CheckpointInfo,
@@ -114,23 +116,26 @@ class StudentTrainer:
             self.step = batch.step + 1
             epoch_done = self.step % self.order.steps_per_epoch == 0
             if epoch_done or self.step % self.config.train.log_every == 0:
-                self._record(losses, time.perf_counter() - started, steps)
+                with beat.within(RECORD):
+                    self._record(losses, time.perf_counter() - started, steps)
                 losses = []
             if epoch_done:
-                self.save()
+                with beat.within(CHECKPOINT):
+                    self.save()
         self.training = time.perf_counter() - started
 
     def _step(self, batch: StudentBatch, own: torch.Tensor, items: torch.Tensor, steps: int) -> torch.Tensor:
         clock = StageClock(self.seconds)
         self.seconds["sampling"] += batch.seconds
+        beat.at(FETCH, batch.step)
         plan = self.embedding.plan(batch.nodes, self.bounds, exchange=False)
         rows = self.embedding.fetch(plan)
-        clock.lap("fetch")
+        clock.lap("fetch", then=FORWARD)
         temperature = self.config.loss.temperature
         loss = student_loss(self.distill, temperature, batch, rows, own, items, self.group)
-        clock.lap("forward")
+        clock.lap("forward", then=BACKWARD)
         loss.backward()
-        clock.lap("backward")
+        clock.lap("backward", then=UPDATE)
         assert rows.grad is not None
         self.embedding.optim = dataclasses.replace(self.optim, lr=self.distill.lr * (1.0 - batch.step / steps))
         self.embedding.apply_gradient(plan, rows.grad, batch.step + 1)
@@ -168,6 +173,7 @@ class StudentTrainer:
             "teacher": self.teacher.content_hash,
             "steps": self.settings(),
         }
+        self.topology.refuse_change()
         save_checkpoint(
             self.run, self.teacher.phase, self.step, nn.Identity(), None, self.embedding, self.own, self.group, facts
         )

@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from distgnn import beat
 from distgnn.distributed.process_group import WorkerGroup
 
 
@@ -22,6 +23,7 @@ def wrap(module: nn.Module, group: WorkerGroup) -> nn.Module:
     if not any(p.requires_grad for p in module.parameters()):
         return module
     device_ids = [group.device.index] if group.device.type == "cuda" else None
-    wrapped = DistributedDataParallel(module, device_ids=device_ids, process_group=group.default)
+    with beat.waiting():
+        wrapped = DistributedDataParallel(module, device_ids=device_ids, process_group=group.default)
     wrapped.register_comm_hook(group.default, _sum_hook)
     return wrapped

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,17 +57,16 @@ def plan_fetch(
     route_by_owner(nodes, bounds, counts, order)
     wanted = torch.from_numpy(counts)
     asked = torch.empty_like(wanted)
-    started = time.perf_counter()
-    dist.all_to_all_single(asked, wanted, group=group.cpu)
-    received = torch.empty(int(asked.sum()), dtype=torch.int64)
-    dist.all_to_all_single(
-        received,
-        torch.from_numpy(nodes[order]),
-        output_split_sizes=asked.tolist(),
-        input_split_sizes=wanted.tolist(),
-        group=group.cpu,
-    )
-    group.watch.collective(IDS, started)
+    with group.watch.collective(IDS):
+        dist.all_to_all_single(asked, wanted, group=group.cpu)
+        received = torch.empty(int(asked.sum()), dtype=torch.int64)
+        dist.all_to_all_single(
+            received,
+            torch.from_numpy(nodes[order]),
+            output_split_sizes=asked.tolist(),
+            input_split_sizes=wanted.tolist(),
+            group=group.cpu,
+        )
     received -= int(bounds[group.rank])
     return FetchPlan(move(torch.from_numpy(order), device), wanted.tolist(), asked.tolist(), move(received, device))
 
@@ -109,21 +107,19 @@ def _exchange(
     if wire is None or wire == rows.dtype:
         arrived = rows.new_empty((sum(arriving), rows.shape[1]))
         content = rows.contiguous()
-        started = time.perf_counter()
-        dist.all_to_all_single(
-            arrived, content, output_split_sizes=arriving, input_split_sizes=leaving, group=communicator
-        )
-        group.watch.collective(name, started)
+        with group.watch.collective(name):
+            dist.all_to_all_single(
+                arrived, content, output_split_sizes=arriving, input_split_sizes=leaving, group=communicator
+            )
         return arrived
     start, own, at = sum(leaving[: group.rank]), leaving[group.rank], sum(arriving[: group.rank])
     sent = torch.cat([rows[:start], rows[start + own :]]).to(wire)
     arrived = sent.new_empty((sum(arriving) - own, rows.shape[1]))
     to_others, from_others = ([0 if r == group.rank else n for r, n in enumerate(s)] for s in (leaving, arriving))
-    started = time.perf_counter()
-    dist.all_to_all_single(
-        arrived, sent, output_split_sizes=from_others, input_split_sizes=to_others, group=communicator
-    )
-    group.watch.collective(name, started)
+    with group.watch.collective(name):
+        dist.all_to_all_single(
+            arrived, sent, output_split_sizes=from_others, input_split_sizes=to_others, group=communicator
+        )
     widened = arrived.to(rows.dtype)
     return torch.cat([widened[:at], rows[start : start + own], widened[at:]])
 
@@ -147,15 +143,14 @@ def sum_over_workers(rows: torch.Tensor, group: WorkerGroup) -> torch.Tensor:
     sizes = part_sizes(len(rows), group.size)
     own, communicator = sizes[group.rank], group.communicator(rows.device)
     arrived = rows.new_empty((own * group.size, rows.shape[1]))
-    started = time.perf_counter()
-    dist.all_to_all_single(
-        arrived,
-        rows.contiguous(),
-        output_split_sizes=[own] * group.size,
-        input_split_sizes=sizes,
-        group=communicator,
-    )
-    group.watch.collective(HOT, started)
+    with group.watch.collective(HOT):
+        dist.all_to_all_single(
+            arrived,
+            rows.contiguous(),
+            output_split_sizes=[own] * group.size,
+            input_split_sizes=sizes,
+            group=communicator,
+        )
     return _gather(_sum_of_parts(arrived, group.size), sizes, group, communicator, HOT)
 
 
@@ -175,15 +170,14 @@ def _sum_of_parts(rows: torch.Tensor, n_parts: int) -> torch.Tensor:
 def _gather(rows: torch.Tensor, sizes: list[int], group: WorkerGroup, communicator: Any, name: str) -> torch.Tensor:
     """Rows of every worker in rank order `[sum(sizes), d]`. `name`: of the event."""
     gathered = rows.new_empty((sum(sizes), rows.shape[1]))
-    started = time.perf_counter()
-    dist.all_to_all_single(
-        gathered,
-        rows.repeat(group.size, 1),
-        output_split_sizes=sizes,
-        input_split_sizes=[len(rows)] * group.size,
-        group=communicator,
-    )
-    group.watch.collective(name, started)
+    with group.watch.collective(name):
+        dist.all_to_all_single(
+            gathered,
+            rows.repeat(group.size, 1),
+            output_split_sizes=sizes,
+            input_split_sizes=[len(rows)] * group.size,
+            group=communicator,
+        )
     return gathered
 
 
@@ -205,15 +199,14 @@ class _AllGatherRows(torch.autograd.Function):
             return ctx.board.give_back(grad, ctx.sizes), None, None, None
         own = ctx.sizes[ctx.group.rank]
         arrived = grad.new_empty((own * ctx.group.size, grad.shape[1]))
-        started = time.perf_counter()
-        dist.all_to_all_single(
-            arrived,
-            grad.contiguous(),
-            output_split_sizes=[own] * ctx.group.size,
-            input_split_sizes=ctx.sizes,
-            group=ctx.group.gather,
-        )
-        ctx.group.watch.collective(OUTPUT_GRADIENTS, started)
+        with ctx.group.watch.collective(OUTPUT_GRADIENTS):
+            dist.all_to_all_single(
+                arrived,
+                grad.contiguous(),
+                output_split_sizes=[own] * ctx.group.size,
+                input_split_sizes=ctx.sizes,
+                group=ctx.group.gather,
+            )
         return _sum_of_parts(arrived, ctx.group.size), None, None, None
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from distgnn import beat
 from distgnn.distributed.process_group import WorkerGroup
 
 
@@ -60,9 +61,11 @@ def hot_nodes(
 def _all_gather(rows: np.ndarray, group: WorkerGroup) -> np.ndarray:
     """int64 rows `[n, c]` of all workers in rank order."""
     counts = [torch.zeros(1, dtype=torch.int64) for _ in range(group.size)]
-    dist.all_gather(counts, torch.tensor([len(rows)]), group=group.cpu)
+    with beat.waiting():
+        dist.all_gather(counts, torch.tensor([len(rows)]), group=group.cpu)
     padded = torch.zeros((max(int(c) for c in counts), rows.shape[1]), dtype=torch.int64)
     padded[: len(rows)] = torch.from_numpy(rows)
     parts = [torch.empty_like(padded) for _ in counts]
-    dist.all_gather(parts, padded, group=group.cpu)
+    with beat.waiting():
+        dist.all_gather(parts, padded, group=group.cpu)
     return np.concatenate([part[: int(n)].numpy() for part, n in zip(parts, counts, strict=True)])

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from distgnn import beat
 from distgnn.timeline import ANSWER, EXCHANGE, TURN, Timeline
 from distgnn.timing import Watch
 from distgnn.types import WorkerError
@@ -85,7 +86,8 @@ class _Reply(Future[Arrived]):
     def result(self, timeout: float | None = None) -> Arrived:
         started, step, waits = None if self.done() else time.perf_counter(), self._step, self._waits
         try:
-            return super().result(timeout)
+            with beat.within(ANSWER, step):
+                return super().result(timeout)
         finally:
             del self  # an error's traceback would keep its own future, and by its frames the communicator
             if started is not None:
@@ -188,6 +190,7 @@ class OrderedExchange:
         return self._waits.seconds.pop(step, 0.0)
 
     def _serve(self) -> None:
+        beat.claim(beat.COMMUNICATION)
         try:
             while (posted := self._next()) is not None:
                 arrived = self._exchange(posted)
@@ -213,9 +216,14 @@ class OrderedExchange:
                     if self._waits.timeline is not None:
                         self._waits.timeline.add(TURN, started, step=step)
                     return self._under_way
+                beat.at(TURN, step)
                 self._changed.wait()
 
     def _exchange(self, posted: _Posted) -> Arrived:
+        with beat.within(EXCHANGE, posted.step), beat.waiting():
+            return self._all_to_all(posted)
+
+    def _all_to_all(self, posted: _Posted) -> Arrived:
         started = time.perf_counter()
         sent = len(posted.values) * posted.values.itemsize
         exchanges = 1

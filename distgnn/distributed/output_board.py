@@ -6,8 +6,6 @@ two ahead of one that still reads.
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import torch
 
@@ -71,6 +69,5 @@ class OutputBoard:
         return total
 
     def _meet(self, name: str) -> None:
-        started = time.perf_counter()
-        self._meeting.meet()
-        self.group.watch.collective(name, started)
+        with self.group.watch.collective(name):
+            self._meeting.meet()

@@ -14,9 +14,11 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from distgnn import beat
 from distgnn.timing import Watch
 from distgnn.types import UserError
 
+START_SECONDS = 120.0  # imports take their time, whatever the timeout is
 Listener = Callable[[dict[str, Any]], None]
 _listeners: list[Listener] = []
 
@@ -79,6 +81,18 @@ class WorkerGroup:
         device = (device or _own_gpu(rank)) if use_gpu else torch.device("cpu")
         if use_gpu:
             torch.cuda.set_device(device)
+        with beat.waiting():
+            cls._connect(rank, size, use_gpu, timeout, init_method, device)
+            default = dist.group.WORLD
+            cpu = dist.new_group(backend="gloo", timeout=timeout) if use_gpu else default
+            gather = dist.new_group(timeout=timeout)
+        return cls(rank, size, device, default, cpu, gather, timeout)
+
+    @staticmethod
+    def _connect(
+        rank: int, size: int, use_gpu: bool, timeout: timedelta, init_method: str, device: torch.device
+    ) -> None:
+        """Initialise torch.distributed where nobody has."""
         if not dist.is_initialized():
             backend = "nccl" if use_gpu else "gloo"
             # NCCL then connects here, and not within the first collective.
@@ -90,6 +104,8 @@ class WorkerGroup:
                     backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout, device_id=bound
                 )
             else:
+                if init_method.startswith("file://"):
+                    _wait_for_all(init_method.removeprefix("file://"), rank, size)
                 dist.init_process_group(
                     backend,
                     init_method=init_method or "env://",
@@ -98,14 +114,11 @@ class WorkerGroup:
                     timeout=timeout,
                     device_id=bound,
                 )
-        default = dist.group.WORLD
-        cpu = dist.new_group(backend="gloo", timeout=timeout) if use_gpu else default
-        gather = dist.new_group(timeout=timeout)
-        return cls(rank, size, device, default, cpu, gather, timeout)
 
     def new_cpu_group(self) -> Any:
         """A gloo group of the same workers, for a thread of its own; a collective."""
-        return dist.new_group(backend="gloo", timeout=self.timeout)
+        with beat.waiting():
+            return dist.new_group(backend="gloo", timeout=self.timeout)
 
     def communicator(self, device: torch.device) -> Any:
         """The group that moves tensors of a memory: NCCL takes no host tensors, gloo none of a GPU."""
@@ -129,7 +142,8 @@ class WorkerGroup:
         if self.size == 1:
             return list(values)
         tensor = torch.tensor(values, dtype=torch.float64)
-        dist.all_reduce(tensor, group=self.cpu)
+        with beat.waiting():
+            dist.all_reduce(tensor, group=self.cpu)
         result: list[float] = tensor.tolist()
         return result
 
@@ -138,7 +152,8 @@ class WorkerGroup:
         if self.size == 1:
             return list(values)
         tensor = torch.tensor(values, dtype=torch.float64)
-        dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=self.cpu)
+        with beat.waiting():
+            dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=self.cpu)
         result: list[float] = tensor.tolist()
         return result
 
@@ -147,7 +162,8 @@ class WorkerGroup:
         if self.size == 1:
             return value
         tensor = torch.tensor([value], dtype=torch.int64)
-        dist.broadcast(tensor, src=0, group=self.cpu)
+        with beat.waiting():
+            dist.broadcast(tensor, src=0, group=self.cpu)
         return int(tensor.item())
 
     def share_text(self, text: str) -> str:
@@ -158,7 +174,8 @@ class WorkerGroup:
         size = self.decide(len(content))
         if self.rank != 0:
             content = torch.empty(size, dtype=torch.uint8)
-        dist.broadcast(content, src=0, group=self.cpu)
+        with beat.waiting():
+            dist.broadcast(content, src=0, group=self.cpu)
         return bytes(content.tolist()).decode()
 
     def announce(self, figures: dict[str, Any]) -> None:
@@ -169,22 +186,32 @@ class WorkerGroup:
     def barrier(self) -> None:
         """Wait for everybody."""
         if self.size > 1:
-            dist.barrier(group=self.cpu)
+            with beat.waiting():
+                dist.barrier(group=self.cpu)
 
     def gather_arrays(self, array: np.ndarray) -> list[np.ndarray] | None:
         """Every worker's array (same dtype and trailing shape, any length), at rank 0; None elsewhere."""
         if self.size == 1:
             return [array]
         lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
-        dist.all_gather(lengths, torch.tensor([len(array)]), group=self.cpu)
+        with beat.waiting():
+            dist.all_gather(lengths, torch.tensor([len(array)]), group=self.cpu)
         most = max(int(n) for n in lengths)
         padded = torch.zeros((most, *array.shape[1:]), dtype=torch.from_numpy(array[:0]).dtype)
         padded[: len(array)] = torch.from_numpy(array)
         parts = [torch.empty_like(padded) for _ in range(self.size)] if self.rank == 0 else None
-        dist.gather(padded, parts, dst=0, group=self.cpu)
+        with beat.waiting():
+            dist.gather(padded, parts, dst=0, group=self.cpu)
         if parts is None:
             return None
         return [part[: int(n)].numpy() for part, n in zip(parts, lengths, strict=True)]
+
+
+def _wait_for_all(path: str, rank: int, size: int) -> None:
+    """Until every worker is there: the timeout is of collectives, and begins only then."""
+    store = dist.FileStore(f"{path}-started", size)
+    store.set(str(rank), "")
+    store.wait([str(other) for other in range(size)], timedelta(seconds=START_SECONDS))
 
 
 def _own_gpu(rank: int) -> torch.device:

@@ -8,7 +8,6 @@ when it wants theirs: what lies between, its own rows among it, makes up for the
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,9 +100,8 @@ class SharedRows:
 
     def _wait(self, name: str) -> None:
         """Wait for everybody. `name`: of the event."""
-        started = time.perf_counter()
-        self._meeting.wait()
-        self.group.watch.collective(name, started)
+        with self.group.watch.collective(name):
+            self._meeting.wait()
 
     def read(self, by_owner: OwnerOrder, out: np.ndarray) -> None:
         """Rows of the nodes to out `[n, d]`, in their order; a collective."""

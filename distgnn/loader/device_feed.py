@@ -13,6 +13,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 
+from distgnn import beat
 from distgnn.timeline import COPY, Timeline
 from distgnn.types import MiniBatch
 
@@ -67,6 +68,7 @@ class DeviceFeed(Generic[T]):
     def _copied(self, batch: MiniBatch) -> tuple[list[T], Any]:
         """The tensors, and the event of the copy stream after which they are whole (None on the CPU)."""
         started = time.perf_counter()
+        beat.at(COPY)
         with nullcontext() if self._stream is None else torch.cuda.stream(self._stream):
             made = self.copy(batch)
         event = None if self._stream is None else self._stream.record_event()

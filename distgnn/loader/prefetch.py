@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, Protocol, TypeVar
 
+from distgnn import beat
 from distgnn.kernels.threads import beside
 from distgnn.sampler import SeedOrder, TopologyStore
 from distgnn.timeline import BLOCKED, SAMPLING, Timeline
@@ -69,7 +70,8 @@ class PrefetchLoader(Generic[Batch]):
         """The minibatch, and the share of its time that went into waiting for other workers."""
         started = time.perf_counter()
         try:
-            batch = self.sampler.sample(self.order.seeds(step), step)
+            with beat.within(SAMPLING, step):
+                batch = self.sampler.sample(self.order.seeds(step), step)
         except BaseException as error:
             self.sampler.store.fail(error)
             raise
@@ -96,6 +98,7 @@ class PrefetchLoader(Generic[Batch]):
                     pending.append(pool.submit(self._load, next_step))
                     next_step += 1
                 waiting = time.perf_counter()
+                beat.at(BLOCKED, step)
                 minibatch, by_others = pending.popleft().result()
                 now = time.perf_counter()
                 self.blocked_seconds += now - waiting

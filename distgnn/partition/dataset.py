@@ -28,6 +28,7 @@ from distgnn.partition.dataset_files import (
     partitioning_name,
     user_offsets_file,
 )
+from distgnn.partition.files_in_use import FilesInUse
 from distgnn.timed_rows import TIMED_ARRAYS, TimedRows
 from distgnn.types import UserError
 
@@ -47,6 +48,7 @@ class PreparedDataset:
         n_train: fit and validation edges.
         content_hash: of the data in stable ids, the configuration and the partitionings.
         data_hash: of keys, edges and features in stable ids alone: the same for every partitioning of the same data.
+        in_use: its files that were checked or opened.
     """
 
     def __init__(self, path: str, manifest: dict[str, Any]) -> None:
@@ -62,6 +64,7 @@ class PreparedDataset:
         self.n_train: int = counts["n_train"]
         self.content_hash: str = manifest["content_hash"]
         self.data_hash: str = manifest["data_hash"]
+        self.in_use = FilesInUse()
 
     @classmethod
     def open(cls, path: str, verify: bool = True) -> PreparedDataset:
@@ -97,8 +100,17 @@ class PreparedDataset:
         Raises:
             UserError: naming the first file that is missing, truncated or altered.
         """
+        self.remember()  # as they are before they are read
         for file, facts in self.manifest["files"].items():
-            storage.checked_copy(storage.join(self.path, file), facts, "dataset", "prepare it again")
+            uri = storage.join(self.path, file)
+            self.in_use.note(storage.checked_copy(uri, facts, "dataset", "prepare it again"), uri, facts)
+
+    def remember(self) -> None:
+        """Note its local files as they are now, to see later whether they change."""
+        if storage.is_local(self.path):
+            for file, facts in self.manifest["files"].items():
+                uri = storage.join(self.path, file)
+                self.in_use.note(storage.local_path(uri), uri, facts)
 
     def local_file(self, file: str) -> Path:
         """A local copy of one of the dataset's files.
@@ -110,11 +122,18 @@ class PreparedDataset:
         facts = self.manifest["files"].get(file)
         if facts is None:
             raise UserError(f"{uri}: missing from the dataset's manifest; prepare it again")
-        return storage.local_copy(uri, facts["sha256"])
+        path = storage.local_copy(uri, facts["sha256"])
+        self.in_use.note(path, uri, facts)
+        return path
 
     def array(self, file: str) -> np.ndarray:
         """One of the dataset's arrays, memory-mapped read-only."""
         path = self.local_file(file)
+        size, expected = path.stat().st_size, self.manifest["files"][file]["bytes"]
+        if size != expected:  # a worker that maps it has not read it whole
+            raise UserError(
+                f"{storage.join(self.path, file)}: damaged: it has {size} bytes instead of {expected}; prepare it again"
+            )
         try:
             return _map_array(path)
         except (OSError, ValueError, EOFError) as error:
@@ -208,7 +227,9 @@ class PreparedDataset:
             dated = [None if p is None else TimedRows(*(array_of(p, a) for a in TIMED_ARRAYS.values())) for p in kept]
         weight = [None if p is None else array_of(p, "weight") for p in kept] if weights else None
         degrees = None if None not in rows else self._degrees_by_node(book, phase, user_offsets)
-        return Topology(book.offsets, book.stable_id, book.node_id, rows, user_offsets, degrees, dated, weight)
+        topology = Topology(book.offsets, book.stable_id, book.node_id, rows, user_offsets, degrees, dated, weight)
+        topology.refuse_change = self.in_use.refuse_change
+        return topology
 
     def _require_times(self, file: str) -> None:
         if not self.has_timestamps:

@@ -181,7 +181,14 @@ def _publish(config: Config, sources: Sources, out: str, log: Log) -> PreparedDa
         _build(config, sources, tables, DatasetWriter(staging), stages, log)
     log(stages.line())
     log(f"dataset {sources.name}: {out}")
-    return PreparedDataset.open(out, verify=False)
+    return _just_written(out)
+
+
+def _just_written(out: str) -> PreparedDataset:
+    """A dataset whose hashes were taken a moment ago."""
+    dataset = PreparedDataset.open(out, verify=False)
+    dataset.remember()
+    return dataset
 
 
 def _build(
@@ -329,7 +336,7 @@ def _from_prepared(config: Config, log: Log) -> PreparedDataset:
         )
     log(stages.line())
     log(f"dataset {dataset.name}: {out}")
-    return PreparedDataset.open(out, verify=False)
+    return _just_written(out)
 
 
 def _refuse_features(dataset: PreparedDataset, named: dict[str, str], *, published: bool) -> None:

@@ -150,7 +150,8 @@ def _open(folder: CheckpointFolder) -> CheckpointInfo:
     """The checkpoint in a folder; its manifest is sound."""
     uri = storage.join(folder.uri, storage.MANIFEST)
     if not storage.exists(uri):
-        if storage.exists(storage.join(folder.uri, _UNFINISHED)):
+        written = [name for name in storage.names_in(folder.uri) if not name.startswith(".")]
+        if not written or _UNFINISHED in written:  # a stop may come before the first file is whole
             raise _DamagedError(f"{folder.uri}: was being written when the run stopped", finished=False)
         raise _DamagedError(f"{uri}: missing")
     content = storage.read_bytes(uri)
@@ -196,6 +197,24 @@ def remove_checkpoint(folder: CheckpointFolder) -> None:
             fs.rm(path, recursive=True)
 
 
+def remove_unfinished(run: str) -> None:
+    """Delete checkpoints that were being written when a run stopped; none of its workers may be left."""
+    for folder in checkpoint_folders(run):
+        unfinished, manifest = (storage.join(folder.uri, name) for name in (_UNFINISHED, storage.MANIFEST))
+        if storage.exists(unfinished) and not storage.exists(manifest):
+            remove_checkpoint(folder)
+
+
+def _serialized(tensors: dict[str, torch.Tensor]) -> bytes:
+    """Tensors as the content of a safetensors file.
+
+    The serializer ends the process where it gets no memory, for the content and a copy of it: it is asked for here
+    first, where that is an error.
+    """
+    torch.empty(2 * sum(tensor.nbytes for tensor in tensors.values()), dtype=torch.uint8)
+    return bytes(save_tensors(tensors))
+
+
 def _optimizer_tensors(optimizer: torch.optim.Optimizer | None) -> Iterator[tuple[str, torch.Tensor]]:
     if optimizer is None:
         return
@@ -228,11 +247,11 @@ def save_checkpoint(
         "weight": embedding.weight.cpu(),
         **{f"moment{i}": m.cpu() for i, m in enumerate(embedding.moments)},
     }
-    files = {f"shard-{group.rank:04d}.safetensors": save_tensors(tensors)}
+    files = {f"shard-{group.rank:04d}.safetensors": _serialized(tensors)}
     if group.rank == 0:
         dense = {f"model.{k}": v.cpu().contiguous() for k, v in model.state_dict().items()}
         dense.update(_optimizer_tensors(optimizer))
-        files["dense.safetensors"] = save_tensors(dense)
+        files["dense.safetensors"] = _serialized(dense)
     digests = np.zeros((len(files), 64 + 40), np.uint8)
     for i, (name, content) in enumerate(files.items()):
         storage.write_bytes(storage.join(uri, name), content)

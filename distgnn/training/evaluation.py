@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from distgnn import metrics
+from distgnn import beat, metrics
 from distgnn.graph import Topology
 from distgnn.kernels.ranking import count_ahead, mask_seen, update_best_target, update_top_k
 from distgnn.training.product_ranking import FirstTargets, InnerProducts, ProductRanking, Rows
@@ -248,6 +248,7 @@ class _Ranking:
             stop = min(start + rows, len(task.users))
             if wanted is not None and not wanted[start:stop].any():
                 continue
+            beat.tick()
             scores = np.require(scorer.score(start, stop, payload), requirements=["C", "W"])
             if scores.shape != (stop - start, len(items)) or scores.dtype not in (np.float32, np.float64):
                 raise ValueError(
@@ -302,7 +303,8 @@ def _total(values: np.ndarray, group: dist.ProcessGroup | None) -> np.ndarray:
     if group is None:
         return values
     tensor = torch.from_numpy(values.copy())
-    dist.all_reduce(tensor, group=group)
+    with beat.waiting():
+        dist.all_reduce(tensor, group=group)
     return tensor.numpy()
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from distgnn import beat
 from distgnn.distributed.device_memory import move, on_host
 from distgnn.distributed.embedding import ShardedEmbedding
 from distgnn.distributed.exchange import plan_fetch, send_rows
@@ -226,7 +227,8 @@ class ModelScorer:
         communicator = self.group.communicator(self.item_vectors.device)
         for owner in range(self.group.size):
             size = torch.tensor([len(self.item_stable)])
-            dist.broadcast(size, src=owner, group=self.group.cpu)
+            with beat.waiting():
+                dist.broadcast(size, src=owner, group=self.group.cpu)
             for start in range(0, int(size), self.block_items):
                 n = min(self.block_items, int(size) - start)
                 if owner == self.group.rank:
@@ -235,8 +237,9 @@ class ModelScorer:
                 else:
                     stable = torch.empty(n, dtype=torch.int64)
                     vectors = self.item_vectors.new_empty((n, self.item_vectors.shape[1]))
-                dist.broadcast(stable, src=owner, group=self.group.cpu)
-                dist.broadcast(vectors, src=owner, group=communicator)
+                with beat.waiting():
+                    dist.broadcast(stable, src=owner, group=self.group.cpu)
+                    dist.broadcast(vectors, src=owner, group=communicator)
                 yield stable.numpy(), self._payload(vectors)
 
     def _payload(self, item_vectors: torch.Tensor) -> InnerProducts | torch.Tensor:

@@ -7,25 +7,26 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import json
+import itertools
 import os
-import subprocess
+import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 
-from distgnn import storage
+from distgnn import beat, storage
 from distgnn.config import Config, load_config
 from distgnn.distributed.process_group import WorkerGroup
+from distgnn.errors import TRAINING_MEMORY, system_refusal
 from distgnn.partition.dataset import PreparedDataset
 from distgnn.partition.prepare import open_or_prepare
-from distgnn.training.checkpoint import list_checkpoints
+from distgnn.training.bus_error import explained_bus_error
+from distgnn.training.checkpoint import list_checkpoints, remove_unfinished
+from distgnn.training.supervision import run_attempt
 from distgnn.training.trace import check_trace_target
 from distgnn.types import UserError, WorkerError
 
@@ -35,7 +36,6 @@ Launcher = Callable[[str, Config, str, PreparedDataset], Report]  # job, config,
 TRAIN_JOB = "distgnn.training.run:run_worker"
 EVALUATE_JOB = "distgnn.training.run:evaluate_worker"
 CONFIG_FILE, DATASET_FILE = "config.toml", "dataset.json"
-GRACE_SECONDS = 10.0  # for a worker to end by itself
 
 
 def run_training(config: Config, launch: Launcher | None = None) -> Report:
@@ -97,19 +97,24 @@ def _check_target(config: Config) -> None:
 
 @contextmanager
 def _undone_without_checkpoint(run: str) -> Iterator[None]:
-    """A mistake found before the first new checkpoint leaves the run as it was: not there, or as it was to resume."""
+    """A mistake found before the first new checkpoint leaves the run as it was: not there, or as it was to resume.
+
+    A checkpoint that was being written when the run failed takes room and is of no use: it is removed.
+    """
     uris = [storage.join(run, name) for name in (CONFIG_FILE, DATASET_FILE)]
     before = {uri: storage.read_bytes(uri) for uri in uris if storage.exists(uri)}
     last, existed = _checkpoint_uris(run), storage.exists(run)
     try:
         yield
-    except (UserError, OSError):
-        if _checkpoint_uris(run) == last:
-            for uri, content in before.items():
-                if storage.read_bytes(uri) != content:
-                    storage.write_bytes(uri, content)
-            if not before:
-                storage.remove_folder(run, keep_root=existed)
+    except Exception as error:
+        with suppress(UserError):  # the store may be what failed
+            remove_unfinished(run)
+            if isinstance(error, (UserError, OSError)) and _checkpoint_uris(run) == last:
+                for uri, content in before.items():
+                    if storage.read_bytes(uri) != content:
+                        storage.write_bytes(uri, content)
+                if not before:
+                    storage.remove_folder(run, keep_root=existed)
         raise
 
 
@@ -187,75 +192,57 @@ def worker_threads(config: Config) -> int:
 def on_local_workers(job: str, config: Config, run: str, dataset: PreparedDataset) -> Report:
     """Run a job on `cluster.workers` processes of this machine; rank 0's report.
 
+    After a worker's death or stall all are started again, and go on from the run's last checkpoint. One worker runs in
+    this process: there is nobody to see it die.
+
     Raises:
-        UserError: a mistake that a worker has met. WorkerError: a worker died.
+        UserError: a mistake that a worker has met.
+        WorkerError: workers died or stalled more often than `cluster.max_failures`.
     """
+    task = {"job": job, "config": config.to_dict(), "run": run, "dataset": str(dataset.path)}
+    most = config.cluster.max_failures
+    for failures in itertools.count(1):
+        workers, threads = _workers_now(config)
+        if workers == 1:
+            with explained_bus_error(lambda: _bus_error_in_words(dataset)):
+                return run_rank(job, config, run, dataset, 0, 1, "", threads)
+        try:
+            report = run_attempt(task, workers, threads, config.cluster.timeout_seconds)
+            dataset.in_use.refuse_change()
+            return report
+        except WorkerError as error:
+            if change := dataset.in_use.change():  # may end a worker in any way; another attempt would train on it
+                raise WorkerError(f"{error}: {change}") from None
+            if failures > most:
+                tried = f"{most} restart{'s' * (most > 1)} did not help (cluster.max_failures)"
+                raise WorkerError(f"{error}; {tried if most else 'the run is stopped'}") from None
+            where = _goes_on_from(config, run)
+            print(f"{error}; {where} (restart {failures} of {most})", file=sys.stderr, flush=True)
+        config = dataclasses.replace(config, run=dataclasses.replace(config.run, resume=True))
+        task["config"] = config.to_dict()
+    raise AssertionError("never reached")
+
+
+def _workers_now(config: Config) -> tuple[int, int]:
+    """Workers to start and threads of each; of a range, says how many."""
     workers, threads = local_workers(config), worker_threads(config)
     least, most = config.cluster.min_workers, config.cluster.max_workers
     if least < most:
         what = f"{workers} worker{'s' * (workers > 1)} of {threads} thread{'s' * (threads > 1)}"
         print(f"{what}, as the cores allow (cluster.workers = [{least}, {most}])", file=sys.stderr, flush=True)
-    if workers == 1:
-        return run_rank(job, config, run, dataset, 0, 1, "", threads)
-    with tempfile.TemporaryDirectory(prefix="distgnn-") as folder:
-        task = {
-            "job": job,
-            "config": config.to_dict(),
-            "run": run,
-            "dataset": str(dataset.path),
-            "workers": workers,
-            "init_method": f"file://{folder}/store",
-            "threads": threads,
-            "report": f"{folder}/report.json",
-            "error": f"{folder}/error",
-        }
-        Path(folder, "task.json").write_text(json.dumps(task), encoding="utf-8")
-        _supervise(folder, workers, threads)
-        result: Report = json.loads(Path(folder, "report.json").read_text(encoding="utf-8"))
-        return result
+    return workers, threads
 
 
-def _supervise(folder: str, workers: int, threads: int) -> None:
-    """Run one process a worker; the first that fails ends all, and its error is raised with its rank."""
-    loopback = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), **loopback}
-    command = [sys.executable, "-m", "distgnn.training.worker", f"{folder}/task.json"]
-    processes = [
-        subprocess.Popen([*command, str(rank)], env={**environment, "LOCAL_RANK": str(rank)}, stdin=subprocess.DEVNULL)
-        for rank in range(workers)
-    ]
-    try:
-        while any(p.poll() is None for p in processes):
-            if any(p.poll() not in (None, 0) for p in processes):
-                break
-            if any(Path(f"{folder}/error-{rank}").exists() for rank in range(workers)):
-                break
-            time.sleep(0.05)
-        failed = [rank for rank, p in enumerate(processes) if p.poll() not in (None, 0)]  # before _stop ends the rest
-    finally:
-        _stop(processes)
-    for rank in range(workers):
-        message = Path(f"{folder}/error-{rank}")
-        if message.exists():
-            raise UserError(message.read_text(encoding="utf-8"))
-    # A signal goes before a status: peers of a killed worker end with an error of their own.
-    for rank in sorted(failed, key=lambda r: processes[r].returncode > 0):
-        code = processes[rank].returncode
-        how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
-        raise WorkerError(f"worker {rank} {how}; the run is stopped")
+def _bus_error_in_words(dataset: PreparedDataset) -> str:
+    """What to say where this process, the only worker, has read beyond the end of a file."""
+    change = dataset.in_use.change() or "a file that it maps was cut off, or its disk failed"
+    return f"worker 0 was killed by signal {signal.SIGBUS:d} ({signal.SIGBUS.name}) {beat.own().in_words()}: {change}"
 
 
-def _stop(processes: list[subprocess.Popen[bytes]]) -> None:
-    for process in processes:
-        if process.poll() is None:
-            process.terminate()
-    deadline = time.monotonic() + GRACE_SECONDS
-    for process in processes:
-        try:
-            process.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+def _goes_on_from(config: Config, run: str) -> str:
+    """Where another attempt begins."""
+    found = [] if run == config.run.path else list_checkpoints(run)  # an evaluation reads the run that it is of
+    return f"going on from {found[-1].phase} step {found[-1].step}" if found else "starting again"
 
 
 def run_rank(
@@ -275,6 +262,7 @@ def run_rank(
     `device` is the worker's GPU where the launcher has chosen it.
     """
     torch.set_num_threads(threads)
+    beat.claim(beat.TRAINER)
     group = WorkerGroup.join(
         rank,
         workers,
@@ -285,10 +273,13 @@ def run_rank(
     )
     try:
         report = job_function(job)(config, run, dataset, group)
-    except BaseException:
+    except BaseException as error:
         if workers == 1:
             group.leave()
-        raise
+        refusal = system_refusal(error, f"worker {rank} {beat.own().in_words()}", TRAINING_MEMORY)
+        if refusal is None:
+            raise
+        raise refusal from error
     group.leave()
     return report
 

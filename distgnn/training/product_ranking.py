@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from distgnn import beat
 from distgnn.kernels import ranking, tile_ranking
 from distgnn.kernels.lanes import LANES
 
@@ -178,6 +179,7 @@ class ProductRanking:
 
     def _tiles(self, start: int, stop: int) -> Iterator[tuple[int, np.ndarray, np.ndarray, int]]:
         """(first column, stable items, masked scores `[c, w]`, scores that were not finite) of each tile in turn."""
+        beat.tick()
         row_start, columns = self._seen.columns(start, stop)
         cursor = row_start[:-1].copy()
         users, items = self._products.users[start:stop], self._products.items

@@ -41,8 +41,9 @@ class Recorder:
             return
         self.records.append(record)
         if self._local is not None:
-            with storage.writing(self.uri), Path(self._local).open("a", encoding="utf-8") as file:
-                file.write(_line(record))
+            line = _line(record)
+            with storage.writing(self.uri, len(line)), Path(self._local).open("a", encoding="utf-8") as file:
+                file.write(line)
         else:
             storage.write_bytes(self.uri, "".join(_line(r) for r in self.records).encode())
         if self._events is not None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from distgnn import beat
 from distgnn.config import Config
 from distgnn.distributed.device_memory import free_bytes
 from distgnn.distributed.process_group import WorkerGroup
@@ -68,7 +69,8 @@ def run_worker(config: Config, run: str, dataset: PreparedDataset, group: Worker
     report = evaluate_trainer(trainer, dataset, split, trainers, started)
     report["epochs"] = {"fit": trainers[0].schedule.best_epoch if trainers[0].phase == "fit" else None, "full": epochs}
     exporting = time.perf_counter()
-    write_embeddings(run, trainer, dataset)
+    with beat.within(EXPORT):
+        write_embeddings(run, trainer, dataset)
     if trace is not None:
         trace.timeline.add(EXPORT, exporting)
         trace.write(recorder)
@@ -141,6 +143,7 @@ def evaluate_trainer(
         result = trainer.evaluate(edges)
         if config.evaluate.sampled:
             report["metrics_sampled_inference"] = trainer.evaluate(edges, sampled=True).metrics
+    dataset.in_use.refuse_change()
     totals = [t.totals for t in trainers]
     by_worker = seconds_by_worker(totals, group)
     own = own_seconds_by_worker(totals, group)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from distgnn import beat
 from distgnn.config import Config
 from distgnn.distributed.data_parallel import wrap
 from distgnn.distributed.device_memory import RowBuffer
@@ -26,7 +27,17 @@ from distgnn.loader import DeviceFeed, PrefetchLoader
 from distgnn.nn.batch import BlockTensors, block_tensors, dropout_key, entry_index, node_keys, row_types
 from distgnn.nn.model import GraphRecommender
 from distgnn.sampler import NeighborSampler, SeedOrder, store_of
-from distgnn.timeline import CHECKPOINT, DENSE, UPDATE
+from distgnn.timeline import (
+    BACKWARD,
+    BLOCKED,
+    CHECKPOINT,
+    DENSE,
+    EVALUATION,
+    FETCH,
+    FORWARD,
+    RECORD,
+    UPDATE,
+)
 from distgnn.timing import StageClock
 from distgnn.training.checkpoint import (
     CheckpointFolder,
@@ -178,12 +189,13 @@ class PhaseTrainer:
             This worker's part of the loss, detached.
         """
         clock = self._clock(batch.step)
+        beat.at(FETCH, batch.step)
         plan = self.embedding.plan(batch.nodes, self.bounds, exchange=self.features is not None)
         blocks = self.block_tensors(batch) if blocks is None else blocks
         rows = self.embedding.fetch(plan, self._rows)
         ready = self._own_backward_end(rows)
         features = self.fetch_features(plan, batch)
-        clock.lap("fetch")
+        clock.lap("fetch", then=FORWARD)
         self.wrapped.train()
         if self.optimizer is not None:
             self.optimizer.zero_grad(set_to_none=True)
@@ -191,11 +203,12 @@ class PhaseTrainer:
         entries = entry_index(batch, rows.device)
         user, item = self.wrapped(blocks, rows, batch.n_seed_users, key, features, entries)
         loss = loss_of(self.config.loss, batch, user, item, self.topology, self.group, self.totals.traffic, self.board)
-        clock.lap("forward")
+        clock.lap("forward", then=BACKWARD)
         loss.backward()
         if ready:
-            self.group.watch.collective(DENSE, ready[-1])
-        clock.lap("backward")
+            beat.left()
+            self.group.watch.collected(DENSE, ready[-1])
+        clock.lap("backward", then=UPDATE)
         assert rows.grad is not None
         self.embedding.apply_gradient(plan, rows.grad, batch.step + 1)
         if self.optimizer is not None:
@@ -215,8 +228,13 @@ class PhaseTrainer:
     def _own_backward_end(self, rows: torch.Tensor) -> list[float]:
         """Gets the time at which the backward pass reaches the rows: what comes after waits for dense gradients."""
         ready: list[float] = []
+
+        def reached(_: torch.Tensor) -> None:
+            ready.append(time.perf_counter())
+            beat.entered()
+
         if self.wrapped is not self.model and self.group.size > 1:
-            rows.register_post_accumulate_grad_hook(lambda _: ready.append(time.perf_counter()))
+            rows.register_post_accumulate_grad_hook(reached)
         return ready
 
     def _count(self, batch: MiniBatch) -> None:
@@ -290,6 +308,7 @@ class PhaseTrainer:
         steps = epochs * self.order.steps_per_epoch
         stop = min(max_steps, steps) if max_steps else steps
         sampler = self.config.sampler
+        beat.at(BLOCKED, self.step, self.phase)
         timeline = self.group.watch.timeline
         if timeline is not None:
             timeline.phase = self.phase
@@ -318,7 +337,8 @@ class PhaseTrainer:
             if train.checkpoint_every:
                 checkpoint = self.step % train.checkpoint_every == 0 or self.step == stop
             if self.step % train.log_every == 0 or checkpoint or epoch_done:
-                window.record()
+                with beat.within(RECORD):
+                    window.record()
             window.show(epochs, stop)
             if epoch_done and validation is not None and train.eval_every:
                 epoch = self.step // self.order.steps_per_epoch
@@ -376,20 +396,29 @@ class PhaseTrainer:
     ) -> RankingResult:
         """Full-catalogue metrics on held-out stable (users, items); a collective."""
         clock = self._clock(self.step - 1)
+        with beat.within(EVALUATION):
+            result = self._ranking(edges, exact_mrr, sampled)
+        clock.lap("evaluation")
+        return result
+
+    def _ranking(self, edges: tuple[np.ndarray, np.ndarray], exact_mrr: bool, sampled: bool) -> RankingResult:
         task = build_ranking_task(self.topology, *edges, node_range=(self.own.low, self.own.high))
         scorer = ModelScorer(self.vectors(sampled), self.own, self.topology, task.users, self.group)
-        result = evaluate_ranking(
+        return evaluate_ranking(
             scorer,
             task,
             exact_mrr=exact_mrr,
             memory_bytes=int(self.config.evaluate.memory_gib * 2**30),
             group=self.group.cpu if self.group.size > 1 else None,
         )
-        clock.lap("evaluation")
-        return result
 
     def save(self) -> None:
-        """Write a checkpoint and drop old ones, but for the best of the phase; a collective."""
+        """Write a checkpoint and drop old ones, but for the best of the phase; a collective.
+
+        Raises:
+            UserError: a file of the dataset has changed under the run: there is no checkpoint of what came of it.
+        """
+        self.topology.refuse_change()
         facts = {
             **self.dataset_facts,
             "schedule": asdict(self.schedule),
@@ -399,20 +428,21 @@ class PhaseTrainer:
             "steps": self._step_settings(),
         }
         started = time.perf_counter()
-        save_checkpoint(
-            self.run,
-            self.phase,
-            self.step,
-            self.model,
-            self.optimizer,
-            self.embedding,
-            self.own,
-            self.group,
-            facts,
-        )
-        if self.group.rank == 0:
-            self._drop_checkpoints()
-        self.group.barrier()
+        with beat.within(CHECKPOINT):
+            save_checkpoint(
+                self.run,
+                self.phase,
+                self.step,
+                self.model,
+                self.optimizer,
+                self.embedding,
+                self.own,
+                self.group,
+                facts,
+            )
+            if self.group.rank == 0:
+                self._drop_checkpoints()
+            self.group.barrier()
         if self.group.watch.timeline is not None:
             self.group.watch.timeline.add(CHECKPOINT, started)
         self.group.announce(

@@ -1,4 +1,4 @@
-"""Entry of a worker process: `python -m distgnn.training.worker TASK.json RANK`."""
+"""Entry of a worker process: `python -m distgnn.training.worker FOLDER RANK` (the folder: see `supervision`)."""
 
 from __future__ import annotations
 
@@ -6,19 +6,32 @@ import json
 import os
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import NoReturn
 
+from distgnn import beat
 from distgnn.config import config_from_dict
+from distgnn.errors import system_refusal
 from distgnn.partition.dataset import PreparedDataset
-from distgnn.training.launch import GRACE_SECONDS, run_rank
+from distgnn.training.launch import run_rank
+from distgnn.training.supervision import (
+    GRACE_SECONDS,
+    beat_file,
+    end_with,
+    message_file,
+    report_file,
+    task_file,
+    traceback_file,
+)
 from distgnn.types import UserError
 
 
-def main() -> int:
+def main(folder: Path, rank: int) -> int:
     """Run one rank; rank 0 leaves the report, a user's mistake is left as a message."""
-    task = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    rank = int(sys.argv[2])
+    task = json.loads(task_file(folder).read_text(encoding="utf-8"))
+    end_with(task["supervisor"])
+    beat.share(str(beat_file(folder, rank)))
     try:
         report = run_rank(
             task["job"],
@@ -27,22 +40,28 @@ def main() -> int:
             PreparedDataset.open(task["dataset"], verify=False),
             rank,
             task["workers"],
-            task["init_method"],
+            f"file://{folder}/store",
             task["threads"],
         )
-    except UserError as error:
-        _leave_message(Path(f"{task['error']}-{rank}"), str(error))
-        time.sleep(GRACE_SECONDS)  # connected, so that the others meet no broken connection until all are ended
-        return 2
-    if rank == 0:
-        Path(task["report"]).write_text(json.dumps(report), encoding="utf-8")
+        if rank == 0:
+            _leave(report_file(folder), json.dumps(report))
+    except Exception as error:
+        mistake = error if isinstance(error, UserError) else system_refusal(error, f"worker {rank}")
+        if mistake is not None:
+            _leave(message_file(folder, rank), str(mistake))
+            time.sleep(GRACE_SECONDS)  # connected, so that the others meet no broken connection until all are ended
+            return 2
+        # The supervisor shows it, unless it comes of another worker's end.
+        _leave(traceback_file(folder, rank), traceback.format_exc())
+        return 1
+    beat.at(beat.END)
     return 0
 
 
-def _leave_message(path: Path, message: str) -> None:
+def _leave(path: Path, text: str) -> None:
     """Write it in one step: who sees the file may read it."""
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(message, encoding="utf-8")
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    unfinished.write_text(text, encoding="utf-8")
     os.replace(unfinished, path)
 
 
@@ -54,7 +73,7 @@ def end() -> NoReturn:
     the other workers.
     """
     try:
-        status = main()
+        status = main(Path(sys.argv[1]), int(sys.argv[2]))
     except BaseException:
         sys.excepthook(*sys.exc_info())
         status = 1

@@ -16,10 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from distgnn import beat
 from distgnn.config import Config, load_config
 from distgnn.distributed.ordered_exchange import OrderedExchange
 from distgnn.distributed.process_group import WorkerGroup
 from distgnn.partition.dataset import PreparedDataset
+from distgnn.timeline import FORWARD
 from distgnn.training import launch
 from distgnn.training.launch import run_training
 from distgnn.types import UserError, WorkerError
@@ -34,6 +36,7 @@ def config(tmp_path: Path, *overrides: str) -> Config:
         f"run.out={tmp_path}/run",
         "run.tensorboard=false",
         "cluster.workers=2",
+        "cluster.max_failures=0",
         "train.batch_size=64",
         "train.log_every=1",
         "model.dim=8",
@@ -104,10 +107,31 @@ def test_a_dead_worker_ends_the_run_by_name(tmp_path: Path, rank: int, number: s
         ("optim.lr=1e30", "training diverged"),
     ],
 )
-def test_a_mistake_that_a_worker_sees_arrives_in_words(tmp_path: Path, override: str, message: str) -> None:
+def test_a_mistake_that_a_worker_sees_arrives_in_words_and_is_not_tried_again(
+    tmp_path: Path, override: str, message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(UserError, match=message):
-        run_training(config(tmp_path, "train.max_steps=50", "loss.name=bpr", override))
+        run_training(config(tmp_path, "train.max_steps=50", "loss.name=bpr", "cluster.max_failures=3", override))
     assert workers() == {}
+    assert "restart" not in capfd.readouterr().err
+
+
+def one_loops(config: Config, run: str, dataset: PreparedDataset, group: WorkerGroup) -> None:
+    """A job: worker 1 loops in its forward pass, and worker 0 waits for it."""
+    beat.at(FORWARD, 4, "fit")
+    while group.rank == 1:
+        pass
+    group.barrier()
+
+
+def test_a_worker_that_loops_is_named_with_its_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(launch, "TRAIN_JOB", f"{__name__}:one_loops")
+    with pytest.raises(WorkerError, match=r"^worker 1 has .* in stage forward, fit step 5;"):
+        run_training(config(tmp_path, "cluster.timeout_seconds=3"))
+    assert workers() == {}
+    assert "Traceback" not in capfd.readouterr().err
 
 
 class SlowEnd:

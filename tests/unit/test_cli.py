@@ -156,8 +156,13 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     [
         (UserError("user.csv: row 3: no item"), 2, "distgnn: user.csv: row 3: no item\n"),
         (KeyboardInterrupt(), 130, "distgnn: interrupted\n"),
-        (OSError(errno.ENOSPC, "No space left on device", "/full/x"), 2, "no space left on the device (/full/x)"),
-        (OSError(errno.EDQUOT, "Disk quota exceeded"), 2, "no space left"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "/full/x"),
+            2,
+            "distgnn: /full/x: cannot be written: No space left on device (",
+        ),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), 2, "Disk quota exceeded; free some of the quota"),
+        (MemoryError("cannot hold 3 bytes"), 2, "distgnn: out of memory: cannot hold 3 bytes; use a larger machine"),
         (WorkerError("worker 1 was killed by signal 9; the run is stopped"), 1, "distgnn: worker 1 was killed"),
     ],
 )

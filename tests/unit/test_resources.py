@@ -31,6 +31,13 @@ def test_available_memory_is_the_tightest_limit(tmp_path: Path, monkeypatch: pyt
     assert resources.available_memory() == 0
 
 
+def test_processes_killed_for_memory_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resources, "_PROC", tmp_path)
+    assert resources.killed_for_memory() == 0
+    (tmp_path / "vmstat").write_text("nr_free_pages 12\noom_kill 3\npgfault 7\n")
+    assert resources.killed_for_memory() == 3
+
+
 def test_gib() -> None:
     assert resources.gib(3 * 2**29) == "1.50 GiB"
     assert resources.gib(2**20) == "1.0 MiB"

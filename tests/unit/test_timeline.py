@@ -52,7 +52,7 @@ def test_a_stage_counts_its_collectives_apart_and_events_meet_without_a_gap() ->
     seconds, collectives = {"fetch": 0.0, "forward": 0.0}, {"fetch": 0.0, "forward": 0.0}
     clock = StageClock(seconds, watch, collectives)
     began = clock.since
-    watch.collective(ROWS, began)
+    watch.collected(ROWS, began)
     inside = watch.collective_seconds
     clock.lap("fetch")
     clock.lap("forward")
@@ -76,7 +76,7 @@ def test_without_a_timeline_the_same_clocks_record_nothing() -> None:
     watch = Watch()
     seconds = {"fetch": 0.0}
     clock = StageClock(seconds, watch)
-    watch.collective(ROWS, clock.since)
+    watch.collected(ROWS, clock.since)
     clock.lap("fetch")
     assert seconds["fetch"] > 0
     assert watch.timeline is None

@@ -1,0 +1,1 @@
+"""Faults of processes, storage and clusters, tried for real."""
