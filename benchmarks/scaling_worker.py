@@ -80,7 +80,7 @@ class Worker:
             "cpu_seconds": busy,
             "stages": {
                 "sampling": totals.seconds["sampling"],
-                "blocked": loader.blocked_seconds,
+                "waiting": loader.blocked_seconds,
                 **own,
                 "collectives": sum(totals.collectives[name] for name in STEP_STAGES),
             },
