@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from benchmarks.scaling_worker import memory, parser, run
+from benchmarks.scaling_worker import parser, run
 from distgnn.config import Config, load_config
 from distgnn.distributed.device_memory import RowBuffer
 from distgnn.distributed.process_group import WorkerGroup
@@ -124,10 +124,6 @@ class Baseline:
             "positives": positives,
             "loss": loss_sum,
         }
-
-    def memory(self) -> dict[str, int]:
-        """See `benchmarks.scaling_worker.memory`."""
-        return memory()
 
 
 if __name__ == "__main__":

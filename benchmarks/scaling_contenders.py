@@ -36,9 +36,6 @@ class Group:
     Args:
         name: what to call it. module: `python -m` of a worker. workers: W. settings: `section.key=value`.
         core: of the first worker. more: options of the module.
-
-    Attributes:
-        error: why it does not run; empty while it does.
     """
 
     def __init__(
@@ -52,10 +49,15 @@ class Group:
         commands = [[*common, "--rank", str(rank), "--core", str(core + rank)] for rank in range(workers)]
         self._others = [subprocess.Popen(command, stdin=subprocess.DEVNULL) for command in commands[1:]]
         self._first = Contender(name, commands[0], keep_errors=True)
-        self.error = self._first.error
 
     def ask(self, do: str, **arguments: Any) -> list[dict[str, Any]]:
-        """Every worker's answer."""
+        """Every worker's answer.
+
+        Raises:
+            RuntimeError: worker 0 has ended; with what it said last.
+        """
+        if self._first.error:
+            raise RuntimeError(f"{self.name}: {self._first.error}")
         answer: list[dict[str, Any]] = self._first.ask(do=do, **arguments)["workers"]
         return answer
 
@@ -63,7 +65,7 @@ class Group:
         """Let the processes end."""
         self._first.end()
         for process in self._others:
-            if self.error:
+            if self._first.error:
                 process.kill()
             try:
                 process.wait(LONGEST_WAIT)
@@ -129,6 +131,7 @@ def baselines(workload: str, options: argparse.Namespace) -> dict[str, Any]:
                 "positives_per_second": spread_of([rate_of(answers) for answers in rounds]),
                 "stages_ms": {stage: 1000 * seconds / steps for stage, seconds in stages.items()},
                 "pss_bytes": max(m["pss"] for m in memory),
+                "own_bytes": max(m["own"] - m["imports"] for m in memory),
                 "peak_rss_bytes": max(m["peak_rss"] for m in memory),
             }
     if options.peer_python:
@@ -159,5 +162,6 @@ def pyg(workload: str, workers: int, options: argparse.Namespace) -> dict[str, A
         "positives_per_second": spread_of([figures["positives_per_second"]]),
         "stages_ms": figures["stages_ms"],
         "pss_bytes": figures["pss_bytes"],
+        "own_bytes": figures["own_bytes"],
         "peak_rss_bytes": figures["peak_bytes"],
     }

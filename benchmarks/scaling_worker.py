@@ -150,17 +150,16 @@ class Worker:
             seconds.append(time.perf_counter() - began)
         return float(np.median(seconds[3:]))
 
-    def memory(self) -> dict[str, int]:
-        """See `memory`."""
-        return memory()
-
 
 def memory() -> dict[str, int]:
-    """Bytes of this process: the most that was resident; now; now, with pages of several processes in equal parts."""
+    """Bytes of this process; pages of several processes count in equal parts, but for `peak_rss`.
+
+    `peak_rss`: the most that was resident. `pss`: resident now. `own`: of that, memory that is no file's.
+    """
     lines = Path("/proc/self/smaps_rollup").read_text(encoding="utf-8").splitlines()[1:]
     now = {line.split(":")[0]: int(line.split()[1]) << 10 for line in lines}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
-    return {"peak_rss": peak, "rss": now["Rss"], "pss": now["Pss"]}
+    return {"peak_rss": peak, "pss": now["Pss"], "own": now["Pss_Anon"] + now["Pss_Shmem"]}
 
 
 class _Timed:
@@ -177,14 +176,18 @@ class _Timed:
             self.seconds += time.perf_counter() - began
 
 
-def serve(worker: object, group: WorkerGroup) -> None:
-    """Answer requests `{"do": method, argument: value}` until there are no more; worker 0 has them from stdin."""
+def serve(worker: object, group: WorkerGroup, imports: int) -> None:
+    """Answer requests `{"do": method, argument: value}` until there are no more; worker 0 has them from stdin.
+
+    `{"do": "memory"}` is answered here. imports: bytes that the process had of its own before it made anything.
+    """
     while True:
         line = sys.stdin.readline() if group.rank == 0 else ""
         request = json.loads(group.share_text(line or "{}"))
         if not request:
             return
-        answer = getattr(worker, request.pop("do"))(**request)
+        what = request.pop("do")
+        answer = {**memory(), "imports": imports} if what == "memory" else getattr(worker, what)(**request)
         answers: list[Any] = [answer]
         if group.size > 1:
             answers = [None] * group.size
@@ -197,6 +200,7 @@ def run(options: argparse.Namespace, make: Callable[[list[str], WorkerGroup, str
     """Pin, join, say that the worker is ready, serve."""
     os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[options.core]})
     torch.set_num_threads(1)
+    imports = memory()["own"]
     group = WorkerGroup.join(
         options.rank, options.workers, init_method=options.init_method, timeout_seconds=IDLE_SECONDS
     )
@@ -204,7 +208,7 @@ def run(options: argparse.Namespace, make: Callable[[list[str], WorkerGroup, str
         worker = make(options.settings, group, folder)
         if group.rank == 0:
             print(json.dumps({"ready": True}), flush=True)
-        serve(worker, group)
+        serve(worker, group, imports)
     return 0
 
 

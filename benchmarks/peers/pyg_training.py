@@ -123,10 +123,13 @@ class Net(torch.nn.Module):
         return x[:seeds] if self.options.model == "graphsage" else total / (self.layers + 1)
 
 
-def shared_equally():
-    """Resident bytes now, pages of several processes in equal parts."""
+def memory():
+    """Resident bytes now, pages of several processes in equal parts: all, and those of no file."""
     content = Path("/proc/self/smaps_rollup").read_text()
-    return int(content.split("\nPss:", 1)[1].split()[0]) << 10
+    pss, anonymous, shared = (
+        int(content.split(f"\n{name}:", 1)[1].split()[0]) << 10 for name in ("Pss", "Pss_Anon", "Pss_Shmem")
+    )
+    return pss, anonymous + shared
 
 
 def main():
@@ -145,6 +148,7 @@ def main():
     if not (WITH_PYG_LIB or WITH_TORCH_SPARSE):
         print(json.dumps({"unavailable": "neither pyg-lib nor torch_sparse is installed: PyG cannot sample"}))
         return 0
+    imports = memory()[1]
     folder = Path(options.graph)
     n_users = int(np.load(folder / "n_users.npy"))
     indptr = torch.from_numpy(np.load(folder / "indptr.npy"))
@@ -222,6 +226,7 @@ def main():
     loading = stages["loading"]
     stop = options.compared // options.batch
     last = losses[stop - -(-stop // 10) : stop]
+    pss, own = memory()
     figures = {
         "positives_per_second": steps * options.batch / seconds,
         "positives_per_second_without_loading": steps * options.batch / (seconds - loading),
@@ -232,7 +237,8 @@ def main():
         "rows_a_step": rows / steps,
         "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "loss": float(np.mean(last)) if last else None,
-        "pss_bytes": shared_equally(),
+        "pss_bytes": pss,
+        "own_bytes": own - imports,  # in no file, without what the imports alone take
         "sampler": "pyg-lib" if WITH_PYG_LIB else "torch_sparse",
     }
     print(json.dumps(figures), flush=True)
