@@ -5,7 +5,8 @@ W workers cannot be W times as fast. The bound counts, by sampling, what every w
 what it costs a single worker that does one part after the other, nothing beside (`UNITS`). Of a step's time at W
 workers it says:
 
-- It is no less than that of the worker that trains longest; only sampling may run ahead.
+- Workers meet once a step, to hand gradients over: from one meeting to the next, it is no less than that of the worker
+  that trains longest. Only sampling may run ahead.
 - Over the steps it is no less than what the busiest worker does in all of them, sampling included: it has one core.
 - What goes between workers comes on top, at the bandwidth that the same workers reach when they do nothing else.
 
@@ -90,8 +91,11 @@ def least_seconds(costs: dict[str, float], work: Sequence[Sequence[Work]], excha
     }
     whole = sum(by_stage.values())
     assert isinstance(whole, np.ndarray)
-    trained = whole - by_stage["sampling"]
-    return float(max(trained.max(1).sum(), whole.sum(0).max())) + exchange
+    moving = by_stage["optimizer"]
+    until_meeting = whole - by_stage["sampling"] - moving
+    nobody = np.zeros_like(moving[:1])
+    between_meetings = np.concatenate([until_meeting, nobody]) + np.concatenate([nobody, moving])
+    return float(max(between_meetings.max(1).sum(), whole.sum(0).max())) + exchange
 
 
 def exchange_seconds(n_bytes: dict[str, int], messages: float, memory: float, in_memory: bool) -> float:
@@ -99,10 +103,10 @@ def exchange_seconds(n_bytes: dict[str, int], messages: float, memory: float, in
 
     Args:
         messages: bytes a second of an all_to_all over gloo. memory: of a copy in shared memory.
-        in_memory: rows are read where they are, which the fetch of own rows costs too; gradients are written to an
-            outbox and read from there.
+        in_memory: rows are read where they are, which the fetch of own rows costs too; gradients and gathered outputs
+            are written to shared memory and read from there.
     """
-    through_memory = {"gradients": 2, "rows": 0} if in_memory else {}
+    through_memory = {"rows": 0, "gradients": 2, "gathered": 2} if in_memory else {}
     seconds = 0.0
     for kind, n in n_bytes.items():
         times = through_memory.get(kind)

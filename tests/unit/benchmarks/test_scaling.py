@@ -69,14 +69,22 @@ def test_halves_without_repetition_take_half_and_repetition_takes_more() -> None
 
 
 def test_a_step_lasts_as_long_as_its_slowest_worker_trains_and_only_sampling_runs_ahead() -> None:
-    costs = {**dict.fromkeys(UNITS, 0.0), "sampling": 1.0, "fetch": 1.0}
+    costs = {**dict.fromkeys(UNITS, 0.0), "sampling": 1.0, "fetch": 1.0, "optimizer": 1.0}
     assert least_seconds(costs, [[work(rows=3), work(rows=1)], [work(rows=1), work(rows=3)]]) == 6
     assert least_seconds(costs, [[work(edges=3), work(edges=1)], [work(edges=1), work(edges=3)]]) == 4
     assert least_seconds(costs, [[work(edges=3, rows=1), work()], [work(edges=2), work(rows=1)]]) == 6
     assert least_seconds(costs, [[work(rows=1)] * 2], exchange=0.25) == 1.25
 
 
+def test_rows_are_moved_after_the_meeting_and_may_make_up_for_the_next_step() -> None:
+    costs = {**dict.fromkeys(UNITS, 0.0), "fetch": 1.0, "optimizer": 1.0}
+    made_up = [[work(rows=2, updated=3), work(rows=2, updated=1)], [work(rows=1), work(rows=3)]]
+    assert least_seconds(costs, made_up) == 2 + 4
+    not_made_up = [[work(rows=3, updated=1), work(rows=1, updated=3)], [work(rows=2), work(rows=2)]]
+    assert least_seconds(costs, not_made_up) == 3 + 5
+
+
 def test_what_is_exchanged_takes_the_time_of_its_bandwidth() -> None:
     n_bytes = {"topology": 100, "rows": 1000, "gradients": 500, "gathered": 20}
     assert exchange_seconds(n_bytes, 10, 100, in_memory=False) == pytest.approx(162)
-    assert exchange_seconds(n_bytes, 10, 100, in_memory=True) == pytest.approx(12 + 2 * 5)
+    assert exchange_seconds(n_bytes, 10, 100, in_memory=True) == pytest.approx(10 + 2 * 5.2)
