@@ -1,6 +1,6 @@
 """Plots of the benchmarks' figures, as SVG files for the results pages.
 
-python -m benchmarks.plots --sampler S.json --training T.json --evaluation E.json --out benchmarks/results
+python -m benchmarks.plots --sampler S.json --training T.json --evaluation E.json --scaling G.json
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ matplotlib.rcParams["svg.hashsalt"] = "distgnn"  # the same figures give the sam
 
 import matplotlib.pyplot as plt  # noqa: E402
 
-STAGES = ("loading", "sampling", "waiting", "fetch", "forward", "backward", "optimizer")
+STAGES = ("loading", "sampling", "waiting", "fetch", "forward", "backward", "optimizer", "collectives")
 
 
 def bars(
@@ -69,6 +69,11 @@ def training_plot(figures: dict[str, Any], threads: int) -> Any:
         for name, one in cell["contenders"].items():
             names.append(f"{cell['model']}, {cell['workload']}, {cell['batch']:,}: {name}")
             rows.append({s: ms for s, ms in one["stages_ms"].items() if s != "sampling"})
+    return stacked(names, rows, f"A training step, {threads} core{'s' * (threads > 1)}")
+
+
+def stacked(names: list[str], rows: list[dict[str, float]], title: str) -> Any:
+    """A bar for each name, of the milliseconds of its stages."""
     figure, axes = plt.subplots(figsize=(8, 0.9 + 0.26 * len(names)), layout="constrained")
     left = [0.0] * len(names)
     for stage in STAGES:
@@ -79,10 +84,30 @@ def training_plot(figures: dict[str, Any], threads: int) -> Any:
     axes.invert_yaxis()
     axes.tick_params(axis="y", labelsize=7)
     axes.set_xlabel("milliseconds a step")
-    axes.set_title(f"A training step, {threads} core{'s' * (threads > 1)}", fontsize=10)
+    axes.set_title(title, fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(fontsize=7, loc="outside lower center", ncols=len(STAGES))
     return figure
+
+
+def scaling_plots(figures: dict[str, Any]) -> dict[str, Any]:
+    """Two workers' rate by that of one, measured and at best, and the busiest worker's milliseconds by stage."""
+    cells = [cell for cell in figures["cells"] if "failed" not in cell]
+    topologies = ("replicated", "partitioned")
+    plots = {}
+    for kind in dict.fromkeys(cell["kind"] for cell in cells):
+        found = [cell for cell in cells if cell["kind"] == kind]
+        groups = [f"{cell['workload']}\n{cell['partitions']}\n{t}" for cell in found for t in topologies]
+        series = {name: [cell[t][name] for cell in found for t in topologies] for name in ("speedup", "bound")}
+        title = f"Two workers of one core each, {kind} scaling"
+        plots[f"scaling-{kind}"] = bars(groups, series, "times one worker", title)
+    names, rows = [], []
+    for cell in cells:
+        for name, stages in cell["stages_ms"].items():
+            workers = "1 worker" if name == "1" else f"2 workers, {name}"
+            names.append(f"{cell['workload']}, {cell['kind']}, {cell['partitions']}: {workers}")
+            rows.append({stage: ms for stage, ms in stages.items() if stage != "sampling"})
+    return {**plots, "scaling-stages": stacked(names, rows, "A training step of the busiest worker")}
 
 
 def ranking_plot(figures: dict[str, Any]) -> Any:
@@ -104,7 +129,7 @@ def ranking_plot(figures: dict[str, Any]) -> Any:
 def main() -> None:
     """Write the plots whose figures are given."""
     options = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    for name in ("sampler", "training", "evaluation"):
+    for name in ("sampler", "training", "evaluation", "scaling"):
         options.add_argument(f"--{name}", metavar="FILE", help=f"figures of benchmarks.{name}")
     options.add_argument("--out", default="benchmarks/results", help="folder")
     arguments = options.parse_args()
@@ -116,6 +141,8 @@ def main() -> None:
                 plots[f"{name}-{threads}"] = threaded(figures, threads)
     if arguments.evaluation:
         plots["ranking"] = ranking_plot(json.loads(Path(arguments.evaluation).read_text(encoding="utf-8")))
+    if arguments.scaling:
+        plots |= scaling_plots(json.loads(Path(arguments.scaling).read_text(encoding="utf-8")))
     for name, figure in plots.items():
         figure.savefig(Path(arguments.out) / f"{name}.svg", metadata={"Date": None})
 

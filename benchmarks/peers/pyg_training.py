@@ -28,17 +28,18 @@ warnings.filterwarnings("ignore")
 class Pairs(torch.utils.data.Sampler):
     """Batches of positives, each followed by its negative: rows b and E + b of the labelled edges."""
 
-    def __init__(self, n_edges, batch):
-        self.n_edges, self.batch = n_edges, batch
+    def __init__(self, n_edges, batch, rank, world):
+        self.n_edges, self.batch, self.rank, self.world = n_edges, batch, rank, world
 
     def __iter__(self):
-        order = torch.randperm(self.n_edges)
-        for start in range(0, self.n_edges - self.batch + 1, self.batch):
+        order = torch.randperm(self.n_edges)  # by the seed that all ranks have, who take turns in it
+        order = order[self.rank :: self.world][: self.n_edges // self.world]
+        for start in range(0, len(order) - self.batch + 1, self.batch):
             rows = order[start : start + self.batch]
             yield torch.cat([rows, rows + self.n_edges]).tolist()
 
     def __len__(self):
-        return self.n_edges // self.batch
+        return self.n_edges // self.world // self.batch
 
 
 def hops(batch, n_hops):
@@ -122,9 +123,18 @@ class Net(torch.nn.Module):
         return x[:seeds] if self.options.model == "graphsage" else total / (self.layers + 1)
 
 
+def memory():
+    """Resident bytes now, pages of several processes in equal parts: all, and those of no file."""
+    content = Path("/proc/self/smaps_rollup").read_text()
+    pss, anonymous, shared = (
+        int(content.split(f"\n{name}:", 1)[1].split()[0]) << 10 for name in ("Pss", "Pss_Anon", "Pss_Shmem")
+    )
+    return pss, anonymous + shared
+
+
 def main():
     options = parser().parse_args()
-    cores = sorted(os.sched_getaffinity(0))[: options.threads]
+    cores = sorted(os.sched_getaffinity(0))[options.rank * options.threads :][: options.threads]
     os.sched_setaffinity(0, cores)
     torch.set_num_threads(max(1, options.threads - options.workers))
     torch.manual_seed(0)
@@ -138,6 +148,7 @@ def main():
     if not (WITH_PYG_LIB or WITH_TORCH_SPARSE):
         print(json.dumps({"unavailable": "neither pyg-lib nor torch_sparse is installed: PyG cannot sample"}))
         return 0
+    imports = memory()[1]
     folder = Path(options.graph)
     n_users = int(np.load(folder / "n_users.npy"))
     indptr = torch.from_numpy(np.load(folder / "indptr.npy"))
@@ -151,15 +162,22 @@ def main():
         data,
         [int(f) for f in options.fanout.split(",")],
         edge_label_index=torch.stack([torch.cat([user, user]), torch.cat([item, negative])]),
-        batch_sampler=Pairs(n_edges, options.batch),
+        batch_sampler=Pairs(n_edges, options.batch // options.world, options.rank, options.world),
         num_workers=options.workers,
         persistent_workers=False,
     )
     degree = torch.bincount(data.edge_index[1], minlength=n_nodes)
     model = Net(options, n_nodes, degree)
+    if options.world > 1:
+        torch.distributed.init_process_group(
+            "gloo", init_method=options.init_method, rank=options.rank, world_size=options.world
+        )
+        net, model = model, torch.nn.parallel.DistributedDataParallel(model)
+    else:
+        net = model
     if options.optimizer == "sparse":
-        dense = list(model.convs.parameters())
-        optimizers = [torch.optim.SparseAdam(list(model.embedding.parameters()), lr=options.lr)]
+        dense = list(net.convs.parameters())
+        optimizers = [torch.optim.SparseAdam(list(net.embedding.parameters()), lr=options.lr)]
         optimizers += [torch.optim.Adam(dense, lr=options.lr)] if dense else []
     else:
         optimizers = [torch.optim.Adam(model.parameters(), lr=options.lr, fused=True)]
@@ -186,7 +204,7 @@ def main():
         out = model(batch)
         u, v = out[batch.edge_label_index[0]], out[batch.edge_label_index[1]]
         score = (u * v).sum(1)
-        loss = F.softplus(score[options.batch :] - score[: options.batch]).mean()
+        loss = F.softplus(score[len(score) // 2 :] - score[: len(score) // 2]).mean()
         lap("forward")
         loss.backward()
         lap("backward")
@@ -208,6 +226,7 @@ def main():
     loading = stages["loading"]
     stop = options.compared // options.batch
     last = losses[stop - -(-stop // 10) : stop]
+    pss, own = memory()
     figures = {
         "positives_per_second": steps * options.batch / seconds,
         "positives_per_second_without_loading": steps * options.batch / (seconds - loading),
@@ -218,6 +237,8 @@ def main():
         "rows_a_step": rows / steps,
         "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "loss": float(np.mean(last)) if last else None,
+        "pss_bytes": pss,
+        "own_bytes": own - imports,  # in no file, without what the imports alone take
         "sampler": "pyg-lib" if WITH_PYG_LIB else "torch_sparse",
     }
     print(json.dumps(figures), flush=True)
@@ -228,7 +249,10 @@ def parser():
     result = argparse.ArgumentParser(description=__doc__)
     result.add_argument("graph", help="folder of indptr.npy, indices.npy and n_users.npy")
     result.add_argument("--model", default="lightgcn", choices=("lightgcn", "graphsage"))
-    result.add_argument("--batch", type=int, default=1024)
+    result.add_argument("--batch", type=int, default=1024, help="positives of a step, over all ranks")
+    result.add_argument("--world", type=int, default=1, help="ranks that train together by DistributedDataParallel")
+    result.add_argument("--rank", type=int, default=0)
+    result.add_argument("--init-method", default="", help="file://... where they find each other")
     result.add_argument("--fanout", default="10,10")
     result.add_argument("--dim", type=int, default=64)
     result.add_argument("--lr", type=float, default=0.02)
