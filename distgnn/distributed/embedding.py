@@ -21,7 +21,7 @@ from distgnn.distributed.device_memory import RowBuffer, host_buffer, move, on_h
 from distgnn.distributed.exchange import FetchPlan, part_sizes, plan_fetch, return_rows, send_rows, sum_over_workers
 from distgnn.distributed.hot_rows import HotNodes
 from distgnn.distributed.process_group import WorkerGroup
-from distgnn.distributed.shared_rows import OwnerOrder, SharedRows, Source
+from distgnn.distributed.shared_rows import OutboxBuffer, OwnerOrder, SharedRows, Source
 from distgnn.distributed.traffic import Traffic
 from distgnn.kernels.rng import STREAM_INIT, hash2, keyed_normal
 from distgnn.kernels.sparse_optimizer import (
@@ -147,6 +147,10 @@ class ShardedEmbedding:
         """Whether rows are read in memory that all workers map, and not sent."""
         return self._shared is not None
 
+    def gradient_buffer(self) -> RowBuffer:
+        """Memory for the gradient of a step's rows, from which it is the least way to their owners."""
+        return RowBuffer() if self._shared is None else OutboxBuffer(self._shared)
+
     @property
     def weight(self) -> torch.Tensor:
         """The worker's own rows `[n, d]`, in place."""
@@ -270,9 +274,8 @@ class ShardedEmbedding:
         grad = move(grad, self.device)
         if self._shared is not None:
             assert plan.by_owner is not None
-            own = grad.contiguous().numpy()
-            sources = self._shared.gradients(plan.by_owner, own, self.low)
-            self._update_on_host(sources, own, self._shared.outboxes, step)
+            sources = self._shared.gradients(plan.by_owner, grad.contiguous().numpy(), self.low)
+            self._update_on_host(sources, self._shared.outboxes, step)
             self._shared.moved()
             return
         assert plan.exchange is not None
@@ -284,8 +287,8 @@ class ShardedEmbedding:
             hot_rows, hot_grad = self._sum_hot(plan, grad)
             rows, arrived = torch.cat([rows, hot_rows]), torch.cat([arrived, hot_grad])
         if on_host(self._table):
-            content = arrived.contiguous().numpy()
-            self._update_on_host([Source(rows.numpy(), self._positions(len(rows)), own=True)], content, content, step)
+            source = Source(rows.numpy(), self._positions(len(rows)))
+            self._update_on_host([source], arrived.contiguous().numpy(), step)
         else:
             self._update_on_device(rows, arrived, step, self.group.size > 1)
 
@@ -308,11 +311,11 @@ class ShardedEmbedding:
         touched = torch.nonzero(total[:, dim])[:, 0]
         return self._hot_row[touched], total[touched, :dim]
 
-    def _update_on_host(self, sources: list[Source], grad: np.ndarray, others: np.ndarray, step: int) -> None:
-        """Sum the gradients of repeated rows, in the order of the sources, and let every row move; writes to both.
+    def _update_on_host(self, sources: list[Source], grad: np.ndarray, step: int) -> None:
+        """Sum the gradients of repeated rows, in the order of the sources, and let every row move.
 
         Args:
-            grad, others: `[g, d]`, what the sources' `at` refer to.
+            grad: `[g, d]`, what the sources' `at` refer to; sums are left in it.
         """
         if self.group.size == 1:
             for source in sources:
@@ -325,12 +328,11 @@ class ShardedEmbedding:
         for source in sources:
             first, first_at = np.empty_like(source.rows), np.empty_like(source.at)
             repeated = np.empty((len(first), 2), np.int64)
-            found = (first, first_at, repeated)
-            n, m = find_first(source.rows, source.at, source.own, self._stamp, self._slot, *found)
-            add_repeated(repeated[:m], grad, others)
-            firsts.append((first[:n], grad if source.own else others, first_at[:n]))
-        for first, gradients, places in firsts:
-            self._move(first, gradients, places, step)
+            n, m = find_first(source.rows, source.at, self._stamp, self._slot, first, first_at, repeated)
+            add_repeated(repeated[:m], grad)
+            firsts.append((first[:n], first_at[:n]))
+        for first, places in firsts:
+            self._move(first, grad, places, step)
 
     def _move(self, distinct: np.ndarray, grad: np.ndarray, places: np.ndarray, step: int) -> None:
         """Move rows by the gradients at these places."""

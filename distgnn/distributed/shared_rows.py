@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from distgnn.distributed.device_memory import RowBuffer
 from distgnn.distributed.process_group import WorkerGroup
 from distgnn.distributed.shared_memory import Meeting, share_arrays
 from distgnn.kernels.routing import route_by_owner
-from distgnn.kernels.sparse_optimizer import gather_rows, gather_rows_to
+from distgnn.kernels.sparse_optimizer import gather_rows_to
 from distgnn.kernels.threads import share_rows
 from distgnn.timeline import GRADIENTS, ROWS
 
@@ -56,12 +57,10 @@ class Source:
 
     Attributes:
         rows: distinct, int64 `[k]`, node ids less this worker's first. at: where their gradients are, int64 `[k]`.
-        own: whether that is the worker's own gradients, and not the outboxes.
     """
 
     rows: np.ndarray
     at: np.ndarray
-    own: bool
 
 
 class SharedRows:
@@ -69,11 +68,13 @@ class SharedRows:
 
     Attributes:
         table: rows of all nodes, `[N, d]` by node id. outboxes: gradients `[W * N, d]`, worker r's from r * N on.
+        outbox: this worker's.
     """
 
     def __init__(self, arrays: list[np.ndarray], group: WorkerGroup, meeting: Meeting) -> None:
-        self.table, self.outboxes, self._nodes, self._starts = arrays
+        self.table, self.outboxes, self._nodes, self._places, self._starts = arrays
         self.group, self.n_nodes, self._meeting = group, len(self.table), meeting
+        self.outbox = self.outboxes[group.rank * self.n_nodes : (group.rank + 1) * self.n_nodes]
         self._moved = False  # whether this worker has said that its rows are as they are to be read
 
     @classmethod
@@ -85,8 +86,9 @@ class SharedRows:
             [
                 ((n_nodes, dim), kind),
                 ((workers * n_nodes, dim), kind),
-                ((workers, n_nodes), ids),  # whose gradients they are
-                ((workers, workers + 1), ids),  # where each receiver's part of an outbox begins
+                ((workers, n_nodes), ids),  # nodes of each worker's step, by owner
+                ((workers, n_nodes), ids),  # where in its outbox their gradients are
+                ((workers, workers + 1), ids),  # where each owner's nodes begin
             ],
             group,
         )
@@ -123,30 +125,37 @@ class SharedRows:
         """Hand gradients to their owners, and have those for the own rows, in rank order; a collective.
 
         Args:
-            grad: `[n, d]` in the order of the nodes. low: this worker's first node.
+            grad: `[n, d]` in the order of the nodes; is put into the outbox unless it lies there already.
+            low: this worker's first node.
+
+        Returns:
+            What to read in the outboxes.
         """
-        rank, starts = self.group.rank, by_owner.starts
-        before, after = int(starts[rank]), int(starts[rank + 1])
-        n_own = after - before
-        box = self.outboxes[rank * self.n_nodes : (rank + 1) * self.n_nodes]
-        for positions, at in ((by_owner.order[:before], 0), (by_owner.order[after:], before)):
-            self._nodes[rank, at : at + len(positions)] = by_owner.nodes[positions]
-            _gather(grad, positions, box[at : at + len(positions)])
-        self._starts[rank] = np.where(np.arange(len(starts)) > rank, starts - n_own, starts)
+        rank, n = self.group.rank, len(by_owner.nodes)
+        if grad.ctypes.data != self.outbox.ctypes.data:
+            self.outbox[:n] = grad
+        np.take(by_owner.nodes, by_owner.order, out=self._nodes[rank, :n])
+        self._places[rank, :n] = by_owner.order
+        self._starts[rank] = by_owner.starts
         self._meeting.arrive()
         self._wait(GRADIENTS)
         sources = []
         for worker in range(self.group.size):
-            if worker == rank:
-                positions = by_owner.of_owner(rank)
-                sources.append(Source(by_owner.nodes[positions] - low, positions, own=True))
-                continue
             start, stop = self._starts[worker, rank : rank + 2].tolist()
-            first = worker * self.n_nodes
-            places = np.arange(first + start, first + stop)
-            sources.append(Source(self._nodes[worker, start:stop] - low, places, own=False))
+            places = self._places[worker, start:stop] + worker * self.n_nodes
+            sources.append(Source(self._nodes[worker, start:stop] - low, places))
         return sources
 
 
-def _gather(table: np.ndarray, rows: np.ndarray, out: np.ndarray) -> None:
-    share_rows(len(rows), torch.get_num_threads(), lambda a, b: gather_rows(table, rows[a:b], out[a:b]))
+class OutboxBuffer(RowBuffer):
+    """The worker's outbox as memory for a step's gradients, which then need not be put there."""
+
+    def __init__(self, shared: SharedRows) -> None:
+        super().__init__()
+        self._outbox = torch.from_numpy(shared.outbox)
+
+    def rows(self, n: int, dim: int, dtype: torch.dtype) -> torch.Tensor:
+        """See `RowBuffer`; other memory where that many do not fit, as (node, cut-off) entries may not."""
+        if n <= len(self._outbox) and dim == self._outbox.shape[1] and dtype == self._outbox.dtype:
+            return self._outbox[:n]
+        return super().rows(n, dim, dtype)

@@ -14,7 +14,7 @@ from distgnn.kernels.prefetch import prefetch_row
 
 _AHEAD = 8  # rows
 _GATHER_AHEAD = 16
-PLACE_BITS = 41  # of a slot: a place and the side it is on; above them the stamp
+PLACE_BITS = 40  # of a slot: where a gradient is; above them the stamp
 MOST_STAMPS = 1 << (63 - PLACE_BITS)
 
 
@@ -39,6 +39,7 @@ def sparse_adam(table, first_moment, second_moment, rows, grad, at, step, lr, be
             prefetch_row(table, ahead)
             prefetch_row(first_moment, ahead)
             prefetch_row(second_moment, ahead)
+            prefetch_row(grad, at[i + _AHEAD])
         row = rows[i]
         weight, first, second, gradient = table[row], first_moment[row], second_moment[row], grad[at[i]]
         for c in range(table.shape[1]):
@@ -66,6 +67,7 @@ def sparse_adagrad(table, squares, rows, grad, at, lr, eps, weight_decay):
         if i + _AHEAD < n:
             prefetch_row(table, rows[i + _AHEAD])
             prefetch_row(squares, rows[i + _AHEAD])
+            prefetch_row(grad, at[i + _AHEAD])
         row = rows[i]
         weight, square, gradient = table[row], squares[row], grad[at[i]]
         for c in range(table.shape[1]):
@@ -84,6 +86,7 @@ def sparse_sgd(table, rows, grad, at, lr, weight_decay):
     for i in range(n):
         if i + _AHEAD < n:
             prefetch_row(table, rows[i + _AHEAD])
+            prefetch_row(grad, at[i + _AHEAD])
         weight, gradient = table[rows[i]], grad[at[i]]
         for c in range(table.shape[1]):
             weight[c] -= rate * (gradient[c] + decay * weight[c])
@@ -118,15 +121,15 @@ def gather_rows_to(table, rows, positions, out):
 
 
 @njit(nogil=True, cache=True)
-def find_first(rows, at, own, stamp, slot, first, first_at, repeated):
+def find_first(rows, at, stamp, slot, first, first_at, repeated):
     """Tell which rows of a worker no worker before it has; call it for the workers in rank order.
 
     Args:
-        rows: int64 `[r]`, within `[0, n)`. at: int64 `[r]`, where their gradients are: in `grad` of `add_repeated` if
-            `own`, else in `others`. stamp: of this step, from 1; larger than of any earlier one with this slot.
+        rows: int64 `[r]`, within `[0, n)`. at: int64 `[r]`, where their gradients are.
+        stamp: of this step, from 1; larger than of any earlier one with this slot.
         slot: int64 `[n]`, 0 at first; where a row's first gradient is, with the stamp, so that nothing is cleared.
         first, first_at: int64 `[r]`, written: the rows that are first, and where their gradients are.
-        repeated: int64 `[r, 2]`, written: places of the first gradient of the other rows, and of this one.
+        repeated: int64 `[r, 2]`, written: of each other row, where its first gradient is and where this one.
 
     Returns:
         How many are first, and how many repeated.
@@ -134,41 +137,33 @@ def find_first(rows, at, own, stamp, slot, first, first_at, repeated):
     n = 0
     m = 0
     high = np.int64(stamp) << PLACE_BITS
-    side = np.int64(own)
     for i in range(rows.shape[0]):
         if i + _GATHER_AHEAD < rows.shape[0]:
             prefetch(slot.ctypes.data + rows[i + _GATHER_AHEAD] * slot.itemsize)
         row = rows[i]
-        place = at[i] << 1 | side
         s = slot[row]
         if s < high:
-            slot[row] = high | place
+            slot[row] = high | at[i]
             first[n], first_at[n] = row, at[i]
             n += 1
         else:
-            repeated[m, 0], repeated[m, 1] = s - high, place
+            repeated[m, 0], repeated[m, 1] = s - high, at[i]
             m += 1
     return n, m
 
 
 @njit(nogil=True, cache=True)
-def add_repeated(repeated, grad, others):
+def add_repeated(repeated, grad):
     """Add gradients of repeated rows to the first ones, in the order given.
 
     Args:
-        repeated: int64 `[m, 2]`, places as `find_first` gives them. grad, others: float `[g, d]`, `[o, d]`, updated.
+        repeated: int64 `[m, 2]`, as `find_first` gives it. grad: float `[g, d]`, updated.
     """
     m = repeated.shape[0]
     for i in range(m):
         if i + _AHEAD < m:
-            for side in range(2):
-                ahead = repeated[i + _AHEAD, side]
-                if ahead & 1:
-                    prefetch_row(grad, ahead >> 1)
-                else:
-                    prefetch_row(others, ahead >> 1)
-        to, of = repeated[i, 0], repeated[i, 1]
-        target = grad[to >> 1] if to & 1 else others[to >> 1]
-        source = grad[of >> 1] if of & 1 else others[of >> 1]
+            prefetch_row(grad, repeated[i + _AHEAD, 0])
+            prefetch_row(grad, repeated[i + _AHEAD, 1])
+        target, source = grad[repeated[i, 0]], grad[repeated[i, 1]]
         for c in range(grad.shape[1]):
             target[c] += source[c]

@@ -149,7 +149,7 @@ class PhaseTrainer:
             weighted=config.sampler.weighted,
             store=store,
         )
-        self._rows, self._gradients = RowBuffer(), RowBuffer()  # of a step's rows
+        self._rows, self._gradients = RowBuffer(), self.embedding.gradient_buffer()  # of a step's rows
         self.schedule = Schedule()
         self.totals = Totals()
         self.step = 0

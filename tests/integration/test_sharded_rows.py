@@ -82,11 +82,27 @@ def resumed(case: str, run: Path, group: WorkerGroup, *more: str) -> np.ndarray:
     return advance(trainer, MORE)
 
 
+class Outbox(np.ndarray):
+    """Notes what is written to it through it."""
+
+    copies: list[object]
+
+    def __setitem__(self, key: object, value: object) -> None:
+        self.copies.append(key)
+        super().__setitem__(key, value)
+
+
 def trained(case: str, run: Path, group: WorkerGroup) -> dict[str, np.ndarray]:
     """A worker's losses and state, its replicas, and how training goes on from a checkpoint."""
     trainer = made(case, run, group)
+    shared, outbox = trainer.embedding._shared, None
+    if shared is not None:  # counts what is put into the outbox because it does not lie there already
+        outbox = shared.outbox = shared.outbox.view(Outbox)
+        outbox.copies = []
     losses = advance(trainer, STEPS)
     result = {"loss": losses, **state(trainer)}
+    if outbox is not None:
+        result["gradients put into the outbox"] = np.array([len(outbox.copies)])
     trainer.save()
     embedding = trainer.embedding
     plan = embedding.plan(embedding.hot.nodes, trainer.bounds)
@@ -183,6 +199,7 @@ def test_shared_memory_and_messages_give_the_same_bits(folder: Path, case: str) 
     memory, messages = at_two(folder, case), at_two(folder, f"{case}, messages")
     assert memory.keys() == messages.keys()
     assert memory.pop("shares memory").tolist() == [True]
+    assert memory.pop("gradients put into the outbox").tolist() == [0]
     assert messages.pop("shares memory").tolist() == [False]
     for name, value in memory.items():
         np.testing.assert_array_equal(messages[name], value, err_msg=name)

@@ -33,7 +33,7 @@ def test_both_updates_are_one(name: str, decay: float, repeated: bool) -> None:
         rows = rng.integers(0, N, n) if repeated else rng.permutation(N)[:n]
         grad = rng.normal(size=(n, DIM))
         content = grad.copy()
-        host._update_on_host([Source(rows.copy(), np.arange(n), own=True)], content, content, step)
+        host._update_on_host([Source(rows.copy(), np.arange(n))], content, step)
         device._update_on_device(torch.from_numpy(rows), torch.from_numpy(grad), step, repeated)
         for a, b in zip([device.weight, *device.moments], [host.weight, *host.moments], strict=True):
             torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
@@ -48,7 +48,7 @@ def test_float32_updates_agree_to_rounding() -> None:
     grad = np.random.default_rng(1).normal(size=(4, DIM)).astype(np.float32)
     for step in (1, 2, 3):
         content = grad.copy()
-        host._update_on_host([Source(rows, np.arange(len(rows)), own=True)], content, content, step)
+        host._update_on_host([Source(rows, np.arange(len(rows)))], content, step)
         device._update_on_device(torch.from_numpy(rows), torch.from_numpy(grad), step, True)
     torch.testing.assert_close(device.weight, host.weight, rtol=1e-5, atol=1e-7)
 

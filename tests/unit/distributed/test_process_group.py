@@ -34,7 +34,7 @@ def posted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
 
 @pytest.mark.parametrize("size", [1, 2])
 def test_a_worker_with_a_gpu_binds_nccl_to_it_and_has_gloo_beside(posted: list[tuple[str, Any]], size: int) -> None:
-    group = WorkerGroup.join(0, size, use_gpu=True, init_method="file:///x")
+    group = WorkerGroup.join(0, size, use_gpu=True, init_method="tcp://127.0.0.1:1")
     gpu = torch.device("cuda", 0)
     assert group.device == gpu
     (_, first), (backend, options), (_, cpu), (_, gather) = posted
