@@ -218,6 +218,7 @@ def test_what_another_job_holds_is_done_without(cluster: LocalCluster, log: Path
     """Ray believes that both CPUs can be had, and places one worker alone."""
     run = tmp_path / "run"
     with holding_a_cpu(cluster), another_node(cluster):
+        time.sleep(21)  # Ray looks every 20 s which nodes there are
         job = [f"data.input={log}", f"run.out={run}", *RANGE, "train.max_steps=30"]
         with training(cluster, tmp_path / "said", *job) as said:
             until(lambda: "report: " in said())
