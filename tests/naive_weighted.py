@@ -52,7 +52,7 @@ def candidates(weights, fanout, key):
         halves = [half for j in range(hashes) for half in divmod(naive.draw(key, j), 2**32)]
         places = [divmod(half * n, CELL) for half in halves]
         return [cell if within // 64 < table[cell][0] // 64 else table[cell][1] for cell, within in places], hashes
-    hashes = 8 * fanout + 8
+    hashes = 24 * fanout + 8
     places = [divmod(naive.draw(key, j) * n >> 32, CELL) for j in range(hashes)]
     return [cell if within < table[cell][0] else table[cell][1] for cell, within in places], hashes
 

@@ -183,8 +183,9 @@ def offer(rows, key, some, fanout, width, candidates):
         missing = rows[r, WANTED] - rows[r, PICKED]
         tried = rows[r, TRIED]
         degree = rows[r, DEGREE]
-        spare = missing * fanout // degree + 1 if tried == 0 else (missing >> 1) + 1
-        n = min(min(missing + spare, room), budget(fanout) - tried)
+        # At first few are repeated; a row in which most were is offered as many again.
+        n = missing + missing * fanout // degree + 1 if tried == 0 else max(missing + (missing >> 1) + 1, tried)
+        n = min(min(n, room), budget(fanout) - tried)
         rows[r, OFFERED] = n
         rows[r, TRIED] = tried + n
         base = rows[r, ENTRIES]
