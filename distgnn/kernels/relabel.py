@@ -86,7 +86,8 @@ def append_distinct_entries(
                 time = run_cutoff[hashed_run]
                 first = seeds_before[time] * size // n_seeds
                 span = np.uint64(seeds_before[time + 1] * size // n_seeds - first)
-            slot = first + np.int64((((np.uint64(candidates[i]) * GOLDEN) >> _S32) * span) >> _S32)
+            place = np.int64((((np.uint64(candidates[i]) * GOLDEN) >> _S32) * span) >> _S32)
+            slot = (first + place) & mask  # a last range that is empty begins behind the table
             home[i - start] = slot
             prefetch(address + slot * 8)
         for i in range(start, stop):
