@@ -119,7 +119,7 @@ class Topology:
         for p, (indptr, indices, weight) in enumerate(zip(self._indptr, self._indices, self._weight, strict=True)):
             assert weight.dtype == np.float32 and len(weight) == len(indices)
             _refuse_weights(weight)
-            entries.append(np.empty((len(indices), WORDS), indices.dtype))
+            entries.append(np.empty(len(indices) * WORDS, indices.dtype))
             sums.append(np.empty(len(indices), np.int64))
             if len(indptr):
                 zeros[p] = build_tables(indptr, indices, weight, entries[p], sums[p])

@@ -44,6 +44,19 @@ def alias_table(row_units):
     return [cells[p] for p in range(len(left))]
 
 
+def candidates(weights, fanout, key):
+    """What the row's hashes give, excluded or picked already or not, and how many hashes these were."""
+    table, n = alias_table(units(weights)), len(weights)
+    if n <= 64:  # a hash gives two, and a cell is parted to 26 bits
+        hashes = 2 * fanout + 4
+        halves = [half for j in range(hashes) for half in divmod(naive.draw(key, j), 2**32)]
+        places = [divmod(half * n, CELL) for half in halves]
+        return [cell if within // 64 < table[cell][0] // 64 else table[cell][1] for cell, within in places], hashes
+    hashes = 24 * fanout + 8
+    places = [divmod(naive.draw(key, j) * n >> 32, CELL) for j in range(hashes)]
+    return [cell if within < table[cell][0] else table[cell][1] for cell, within in places], hashes
+
+
 def sampled_row(weights, excluded, fanout, key):
     """Positions drawn from a row by weight, without the excluded ones; all that weigh something if these are few."""
     allowed = [p for p in range(len(weights)) if p not in excluded]
@@ -52,19 +65,13 @@ def sampled_row(weights, excluded, fanout, key):
     row_units = units(weights)
     if sum(row_units) == 0:
         return []
-    table, picks, budget = alias_table(row_units), [], 8 * fanout + 8
-    for j in range(budget):
-        cell, within = divmod(naive.draw(key, j) * len(weights) >> 32, CELL)
-        pick = cell if within < table[cell][0] else table[cell][1]
-        if pick in allowed and pick not in picks:
-            picks.append(pick)
-        if len(picks) == fanout:
-            return picks
+    found, hashes = candidates(weights, fanout, key)
+    picks = list(dict.fromkeys(p for p in found if p in allowed))[:fanout]
     while len(picks) < fanout:
         left = [p for p in allowed if p not in picks and row_units[p] > 0]
         if not left:
             break
-        target = naive.bounded(naive.draw(key, budget + len(picks)), sum(row_units[p] for p in left))
+        target = naive.bounded(naive.draw(key, hashes + len(picks)), sum(row_units[p] for p in left))
         for p in left:
             target -= row_units[p]
             if target < 0:

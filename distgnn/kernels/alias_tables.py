@@ -7,7 +7,13 @@ import math
 import numpy as np
 from numba import njit
 
-WORDS = 4  # of an entry, in the dtype of ids: threshold - HALF_CELL, own id, the alias' id, the alias' position
+# A row of at most SHORT edges takes two words a cell, in the dtype of ids: own id, and threshold with the alias'
+# position in its last six bits, - HALF_CELL. A longer row takes all four: threshold - HALF_CELL, own id, the alias' id
+# and position.
+WORDS = 4
+SHORT = 64
+SHORT_WORDS = 2
+SHORT_MASK = np.int64(SHORT - 1)
 UNIT_BITS = 62  # a row's weights sum to at most 2**62 units
 _CELL = np.int64(1) << 32
 HALF_CELL = np.int64(1) << 31  # a threshold has 32 bits, and ids may be int32
@@ -19,7 +25,7 @@ def build_tables(indptr, indices, weight, entries, sums):
 
     Args:
         indptr: int64 `[n + 1]`. indices: int32 or int64 `[e]`. weight: float32 `[e]`, finite, at least 0.
-        entries: `[e, WORDS]` of indices' dtype, written: cells (see `pair_cells`).
+        entries: `[e * WORDS]` of indices' dtype, written: cells (see `pair_cells`).
         sums: int64 `[e]`, written: units of a row's edges up to each and with it.
 
     Returns:
@@ -33,7 +39,7 @@ def build_tables(indptr, indices, weight, entries, sums):
         begin, end = indptr[i], indptr[i + 1]
         if begin < end:
             sum_units(weight[begin:end], sums[begin:end])
-            pair_cells(sums[begin:end], indices[begin:end], left, entries[begin:end])
+            pair_cells(sums[begin:end], indices[begin:end], left, entries[begin * WORDS : end * WORDS])
     zeros = False
     for e in range(weight.shape[0]):
         zeros |= weight[e] == 0
@@ -66,7 +72,8 @@ def pair_cells(sums, indices, left, entries):
 
     Args:
         sums: int64 `[degree]`. indices: `[degree]`. left: int64 scratch, `[degree]` at least.
-        entries: `[degree, WORDS]`, written; not where the whole row has weight 0.
+        entries: `[degree * WORDS]`, written; not where the whole row has weight 0. A short row's cells stand close
+            together at its start.
     """
     degree = sums.shape[0]
     total = sums[degree - 1]
@@ -115,7 +122,11 @@ def _fill_cell(entries, indices, p, threshold, alias):
     if threshold == _CELL:  # one more than 32 bits hold: the edge is its own alias
         threshold = np.int64(0)
         alias = p
-    entries[p, 0] = threshold - HALF_CELL
-    entries[p, 1] = indices[p]
-    entries[p, 2] = indices[alias]
-    entries[p, 3] = alias
+    if indices.shape[0] <= SHORT:
+        entries[SHORT_WORDS * p] = indices[p]
+        entries[SHORT_WORDS * p + 1] = (threshold & ~SHORT_MASK | alias) - HALF_CELL
+        return
+    entries[WORDS * p] = threshold - HALF_CELL
+    entries[WORDS * p + 1] = indices[p]
+    entries[WORDS * p + 2] = indices[alias]
+    entries[WORDS * p + 3] = alias

@@ -23,3 +23,17 @@ def describe_nodes(nodes, offsets, facts, node_type, stable, degree):
         node_type[i] = 1 if node >= offsets[part_of(node, offsets), 1] else 0
         stable[i] = facts[node, 0]
         degree[i] = facts[node, 1]
+
+
+@njit(nogil=True, cache=True)
+def describe_entries(nodes, number, cutoffs, offsets, facts, node_type, stable, cutoff):
+    """As `describe_nodes`, of entries without their degrees: also their cut-offs int64 `[n]`, cutoffs[number]."""
+    n = nodes.shape[0]
+    address = facts.ctypes.data
+    for i in range(n):
+        if i + AHEAD < n:
+            prefetch(address + nodes[i + AHEAD] * 2 * facts.itemsize)
+        node = nodes[i]
+        node_type[i] = 1 if node >= offsets[part_of(node, offsets), 1] else 0
+        stable[i] = facts[node, 0]
+        cutoff[i] = cutoffs[number[i]]

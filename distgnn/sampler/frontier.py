@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from distgnn.kernels.nodes import describe_nodes
+from distgnn.kernels.nodes import describe_entries
 from distgnn.kernels.relabel import append_distinct, append_distinct_entries
 from distgnn.sampler.store import Exclusion, TopologyStore
 
@@ -24,7 +24,7 @@ class Scratch:
         self.excluded_row = np.full(n_nodes, -1, np.int32)
         self.column_head = np.full(n_nodes, -1, np.int32)
         self.entries = np.zeros(2, np.int64)
-        self.entry_nodes, self.entry_cutoff = np.empty((2, 0), np.int64)
+        self.entry_nodes, self.entry_cutoff = np.empty(0, np.int64), np.empty(0, np.int32)
 
     def next_epoch(self) -> int:
         """A stamp that no earlier minibatch has left."""
@@ -43,23 +43,28 @@ class Scratch:
             self.nodes = grown
         return self.nodes
 
-    def reserve_entries(self, n: int, kept: int, epoch: int) -> None:
-        """Room for n entries of the minibatch, the first ones kept; a larger table takes up what they had."""
+    def reserve_entries(self, n: int, kept: int, epoch: int, seeds_before: np.ndarray) -> None:
+        """Room for n entries of the minibatch, the first ones kept; a larger table takes up what they had.
+
+        Args:
+            seeds_before: see `append_distinct_entries`.
+        """
         if len(self.entry_nodes) < n:
-            grown = np.empty((2, max(n, 2 * len(self.entry_nodes))), np.int64)
-            grown[:, :kept] = self.entry_nodes[:kept], self.entry_cutoff[:kept]
-            self.entry_nodes, self.entry_cutoff = grown
+            room = max(n, 2 * len(self.entry_nodes))
+            nodes, cutoff = np.empty(room, np.int64), np.empty(room, np.int32)
+            nodes[:kept], cutoff[:kept] = self.entry_nodes[:kept], self.entry_cutoff[:kept]
+            self.entry_nodes, self.entry_cutoff = nodes, cutoff
         if len(self.entries) < 2 * n:
             self.entries = np.zeros(1 << (2 * n - 1).bit_length(), np.int64)
-            again, cutoffs = np.empty((2, kept), np.int64)
             append_distinct_entries(
                 self.entry_nodes[:kept],
                 np.arange(kept + 1),
                 self.entry_cutoff[:kept],
+                seeds_before,
                 self.entries,
                 epoch,
-                again,
-                cutoffs,
+                np.empty(kept, np.int64),
+                np.empty(kept, np.int32),
                 0,
                 np.empty(kept, np.int32),
             )
@@ -92,8 +97,8 @@ class Frontier(Protocol):
         """Append what is new, in order.
 
         Args:
-            nodes: integer `[c]`; -1 is no node. cutoff: int64 `[c]`, or None. index: integer `[c]`, written: rows in
-                the frontier, -1 for no node.
+            nodes: integer `[c]`; -1 is no node. cutoff: numbers of their cut-offs, integer `[c]`, or None.
+            index: integer `[c]`, written: rows in the frontier, -1 for no node.
         """
 
     def draw(
@@ -151,10 +156,13 @@ class EntryFrontier:
 
     Args:
         store: draws the rows; its topology has times. scratch: this thread's, for this minibatch.
+        cutoffs: the distinct ones, int64 `[C]`. n_seeds: how many seed edges, or seeds, have each, int64 `[C]`.
     """
 
-    def __init__(self, store: TopologyStore, scratch: Scratch) -> None:
+    def __init__(self, store: TopologyStore, scratch: Scratch, cutoffs: np.ndarray, n_seeds: np.ndarray) -> None:
         self.store, self.scratch = store, scratch
+        self.cutoffs = cutoffs
+        self.seeds_before = np.concatenate([[0], np.cumsum(n_seeds)])
         self.epoch = scratch.next_epoch()
         self.n = 0
         self.degree = np.empty(0, np.int64)  # of the entries that neighbours were drawn for
@@ -169,39 +177,49 @@ class EntryFrontier:
 
     def _append(self, nodes: np.ndarray, indptr: np.ndarray, cutoff: np.ndarray, index: np.ndarray) -> None:
         scratch = self.scratch
-        scratch.reserve_entries(self.n + len(nodes), self.n, self.epoch)
-        room = (scratch.entry_nodes, scratch.entry_cutoff)
-        self.n = append_distinct_entries(nodes, indptr, cutoff, scratch.entries, self.epoch, *room, self.n, index)
+        scratch.reserve_entries(self.n + len(nodes), self.n, self.epoch, self.seeds_before)
+        self.n = append_distinct_entries(
+            nodes,
+            indptr,
+            cutoff,
+            self.seeds_before,
+            scratch.entries,
+            self.epoch,
+            scratch.entry_nodes,
+            scratch.entry_cutoff,
+            self.n,
+            index,
+        )
 
     def draw(
         self, step: int, first: int, fanout: int, hop_key: np.uint64, exclusion: Exclusion
     ) -> tuple[np.ndarray, np.ndarray]:
         """See `Frontier`."""
         nodes, cutoff = self._entries(first)
-        indptr, neighbors, degree = self.store.draw_until(step, nodes, cutoff, fanout, hop_key, exclusion)
+        times = self.cutoffs[cutoff]
+        indptr, neighbors, degree = self.store.draw_until(step, nodes, times, fanout, hop_key, exclusion)
         self.degree = np.concatenate([self.degree[:first], degree])
         indices = np.empty(len(neighbors), np.int32)
         self._append(neighbors, indptr, cutoff, indices)
         return indptr, indices
 
     def _entries(self, first: int) -> tuple[np.ndarray, np.ndarray]:
-        """Nodes and cut-offs from an entry on; they stay where they are when more are appended."""
+        """Nodes and numbers of cut-offs from an entry on; they stay where they are when more are appended."""
         return self.scratch.entry_nodes[first : self.n], self.scratch.entry_cutoff[first : self.n]
 
     def finish(self, step: int, exclusion: Exclusion) -> Reached:
         """See `Frontier`; degrees count the edges up to the cut-off that are not excluded."""
         scratch = self.scratch
-        nodes, kept_cutoff = self._entries(0)
+        nodes, number = self._entries(0)
         # One allocation, which is then large enough for the kernel's large pages: page by page, the first touch of a
         # minibatch's arrays would cost as much as drawing them.
-        stable, degree, entry_row, cutoff, full_degree = np.empty((5, self.n), np.int64)
+        stable, degree, entry_row, cutoff = np.empty((4, self.n), np.int64)
         node_type = np.empty(self.n, np.uint8)
+        topology = self.store.topology
+        describe_entries(nodes, number, self.cutoffs, topology.offsets, topology.facts, node_type, stable, cutoff)
         n_drawn = len(self.degree)
         degree[:n_drawn] = self.degree
-        degree[n_drawn:] = self.store.degree_until(step, *self._entries(n_drawn), exclusion)
-        topology = self.store.topology
-        describe_nodes(nodes, topology.offsets, topology.facts, node_type, stable, full_degree)
-        cutoff[:] = kept_cutoff
+        degree[n_drawn:] = self.store.degree_until(step, nodes[n_drawn:], cutoff[n_drawn:], exclusion)
         distinct = scratch.reserve(min(self.n, len(scratch.slot)))
         n_nodes = append_distinct(nodes, scratch.slot, self.epoch, distinct, 0, entry_row)
         return Reached(distinct[:n_nodes].copy(), node_type, stable, degree, entry_row, cutoff)

@@ -22,7 +22,7 @@ _NO_FILTER = np.empty(0, np.uint64)
 
 
 def _add(frontier: Frontier, nodes: np.ndarray, cutoff: np.ndarray | None) -> np.ndarray:
-    """Rows of nodes in the frontier, int64 of their shape, -1 for -1; cutoff is of that shape too."""
+    """Rows of nodes in the frontier, int64 of their shape, -1 for -1; numbers of cut-offs are of that shape too."""
     index = np.empty(nodes.size, np.int64)
     frontier.add(nodes.reshape(-1), None if cutoff is None else cutoff.reshape(-1), index)
     return index.reshape(nodes.shape)
@@ -112,20 +112,22 @@ class NeighborSampler:
             scratch = self._local.scratch = Scratch(self.graph.n_nodes)
         return scratch
 
-    def _frontier(self, scratch: Scratch) -> Frontier:
-        if self.time_respecting:
-            return EntryFrontier(self.store, scratch)
-        return NodeFrontier(self.store, scratch, self.weighted)
+    def _frontier(self, scratch: Scratch, time: np.ndarray | None) -> tuple[Frontier, np.ndarray | None]:
+        """An empty frontier, and the numbers in it of the seeds' cut-offs `time` int64 `[b]`, or None."""
+        if not self.time_respecting:
+            return NodeFrontier(self.store, scratch, self.weighted), None
+        assert time is not None
+        cutoffs, number, n_seeds = np.unique(time, return_inverse=True, return_counts=True)
+        return EntryFrontier(self.store, scratch, cutoffs, n_seeds), number
 
     def _sample_nodes(self, seeds: np.ndarray, step: int) -> MiniBatch:
         started = time.perf_counter()
         if len(seeds) and not (0 <= seeds.min() and seeds.max() < self.graph.n_nodes):
             raise UserError(f"seeds: node ids must lie in [0, {self.graph.n_nodes})")
         scratch = self._scratch()
-        frontier = self._frontier(scratch)
+        frontier, cutoff = self._frontier(scratch, np.full(len(seeds), NO_CUTOFF))
         node_type = self.graph.describe(seeds)[0]
         users_first = np.argsort(node_type, kind="stable")
-        cutoff = np.full(len(seeds), NO_CUTOFF) if self.time_respecting else None
         seed_index = np.empty(len(seeds), np.int64)
         seed_index[users_first] = _add(frontier, seeds[users_first], cutoff)
         n_seeds = len(frontier)
@@ -162,8 +164,7 @@ class NeighborSampler:
         if self.time_respecting and seeds.time is None:
             raise UserError("seeds: they carry no timestamps, which time_respecting goes by")
         scratch = self._scratch()
-        frontier = self._frontier(scratch)
-        cutoff = seeds.time if self.time_respecting else None
+        frontier, cutoff = self._frontier(scratch, seeds.time)
         negatives, columns, own_column = self._draw_negatives(seeds, step)
         user_index = _add(frontier, seeds.user, cutoff)
         n_users = len(frontier)

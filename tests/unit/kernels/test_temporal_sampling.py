@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -205,17 +206,22 @@ def test_neighbouring_cutoffs_are_independent() -> None:
 def test_append_distinct_entries_keeps_the_order_of_appearance(groups: list[list[tuple[int, int]]]) -> None:
     table = np.zeros(128, np.int64)
     room = sum(map(len, groups))
+    cutoffs = sorted({time for group in groups for _, time in group})
+    first = Counter(time for _, time in groups[0]) if groups else Counter()
+    before = np.cumsum([0, *(first[time] for time in cutoffs)])  # ranges of the table, some of them empty
     for epoch in (1, 2):  # scratch is not cleared between minibatches
-        nodes, cutoff = np.empty((2, room), np.int64)
+        nodes, cutoff = np.empty(room, np.int64), np.empty(room, np.int32)
         n, expected = 0, []
         for group in groups:
             index = np.empty(len(group), np.int64)
-            node, time = np.array(group, np.int64).reshape(-1, 2).T.copy()
-            runs = [k for k in range(len(group)) if k == 0 or group[k][1] != group[k - 1][1]]
-            starts, run_time = np.array([*runs, len(group)]), time[runs]
-            n = append_distinct_entries(node, starts, run_time, table, epoch, nodes, cutoff, n, index)
+            node = np.array([x for x, _ in group], np.int64)
+            number = np.array([cutoffs.index(time) for _, time in group], np.int32)
+            runs = [k for k in range(len(group)) if k == 0 or number[k] != number[k - 1]]
+            starts, of_run = np.array([*runs, len(group)]), number[runs]
+            n = append_distinct_entries(node, starts, of_run, before, table, epoch, nodes, cutoff, n, index)
             expected += [x for x in dict.fromkeys(group) if x[0] >= 0 and x not in expected]
-            assert list(zip(nodes[:n].tolist(), cutoff[:n].tolist(), strict=True)) == expected
+            found = [(node, cutoffs[k]) for node, k in zip(nodes[:n].tolist(), cutoff[:n].tolist(), strict=True)]
+            assert found == expected
             assert index.tolist() == [expected.index(x) if x[0] >= 0 else -1 for x in group]
 
 
