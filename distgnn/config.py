@@ -95,13 +95,15 @@ class PartitionConfig:
 
     parts: int = 0  # 0: as many as cluster.workers, at the most
     method: str = "metis"  # metis: few edges between partitions; random: by stable id
-    balance: str = "both"  # METIS node weights: nodes (1), edges (degree), both (their mean)
+    balance: str = (
+        "both"  # METIS weights: nodes, edges, both (mean); inclusion, work: what a sampled step takes of them
+    )
     memory_gib: float = 0.0  # METIS falls back to `random` above it; 0: what the machine has free
 
     def __post_init__(self) -> None:
         _at_least("partition", "parts", self.parts, 0)
         _one_of("partition", "method", self.method, ("metis", "random"))
-        _one_of("partition", "balance", self.balance, ("nodes", "edges", "both"))
+        _one_of("partition", "balance", self.balance, ("nodes", "edges", "both", "inclusion", "work"))
         _at_least("partition", "memory_gib", self.memory_gib, 0.0)
 
 
