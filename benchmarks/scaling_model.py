@@ -22,6 +22,7 @@ import json
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -138,8 +139,13 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     workers = [int(w) for w in options.workers.split(",")]
     data = options.data.split(",")
-    core, measured = measure_core(data[0], options.dim, [int(b) for b in options.measured.split(",")], options.seconds)
-    print(f"measured, one core, {data[0]}: {_sentence(core, measured)}", flush=True)
+    if options.core:
+        earlier = json.loads(Path(options.core).read_text(encoding="utf-8"))
+        core, measured = Core(**earlier["core"]), earlier["measured"]
+    else:
+        batches = [int(b) for b in options.measured.split(",")]
+        core, measured = measure_core(data[0], options.dim, batches, options.seconds)
+    print(f"measured, one core: {_sentence(core, measured)}", flush=True)
     counted, predicted = [], []
     for name in data:
         graph = WholeGraph.of(name)
@@ -285,6 +291,7 @@ def _parser() -> argparse.ArgumentParser:
     result.add_argument("--steps", type=int, default=3, help="sampled for each count, spread over an epoch")
     result.add_argument("--seed", type=int, default=0)
     result.add_argument("--measured", default="128,512,2048,8192", help="batches of the measured single-worker steps")
+    result.add_argument("--core", metavar="FILE", help="take these steps from the figures of an earlier run instead")
     result.add_argument("--seconds", type=float, default=3.0, help="each of these is measured for at least")
     return result
 
