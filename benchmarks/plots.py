@@ -120,10 +120,11 @@ def scaling_model_plot(figures: dict[str, Any], data: str) -> Any:
             )
             axes.set_xscale("log", base=2)
             axes.set_xticks(workers, list(map(str, workers)))
-            axes.set_ylim(0, 1.1)
+            axes.set_ylim(0, 1.5)
             axes.set_title(f"{mode} scaling, {'random' if method == 'random' else 'METIS'} partitions", fontsize=9)
             axes.spines[["top", "right"]].set_visible(False)
-    figure.supxlabel("workers", fontsize=9)
+    for axes in grid[1]:
+        axes.set_xlabel("workers", fontsize=9)
     figure.supylabel("predicted efficiency", fontsize=9)
     figure.suptitle(f"{data}: a model, not a measurement", fontsize=10)
     handles, labels = grid[0, 0].get_legend_handles_labels()

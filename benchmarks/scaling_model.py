@@ -88,11 +88,22 @@ def measure_core(name: str, dim: int, batches: list[int], seconds: float) -> tup
     edges, step = (np.array([one[key] for one in found]) for key in ("edges_a_step", "step_ms"))
     # Relative residuals: a small batch's step counts as much as a large one's.
     (fixed, per_draw), _ = nnls(np.stack([1 / step, edges / step], 1), np.ones(len(step)))
-    rates = [one["edges_a_step"] / one["stages_ms"]["sampling"] * 1000 for one in found]
     kept = [
         {"batch": b, "step_ms": s, "draws": e} for b, s, e in zip(batches, step.tolist(), edges.tolist(), strict=True)
     ]
-    return Core(fixed / 1000, per_draw / 1000, float(np.median(rates))), kept
+    return Core(fixed / 1000, per_draw / 1000, _sampler_rate(name)), kept
+
+
+def _sampler_rate(name: str) -> float:
+    """Draws a second of one thread that does nothing else."""
+    graph = WholeGraph.of(name)
+    shared = SharedSteps(graph.topology(), Steps(batch=1024, negatives="uniform"))
+    nobody = np.zeros(len(graph.degree), np.int64)
+    rates = []
+    for step in shared.numbers():
+        (batch,) = shared.shares(step, nobody, 1)
+        rates.append(batch.sampled_edges / batch.seconds)
+    return float(np.median(rates))
 
 
 def step_terms(count: StepCount, dim: int, link: Link, core: Core, gpu: Gpu | None) -> dict[str, float]:
