@@ -1,6 +1,7 @@
 """Plots of the benchmarks' figures, as SVG files for the results pages.
 
 python -m benchmarks.plots --sampler S.json --training T.json --evaluation E.json --scaling G.json
+python -m benchmarks.plots --scaling-model M.json
 """
 
 from __future__ import annotations
@@ -126,11 +127,41 @@ def ranking_plot(figures: dict[str, Any]) -> Any:
     return bars(groups, series, "% of a large product's speed", "Full ranking, one thread")
 
 
+def scaling_model_plot(figures: dict[str, Any], data: str) -> Any:
+    """Predicted efficiency by workers: a panel for strong and for weak scaling, of METIS and of random partitions."""
+    cases = [case for case in figures["predicted"] if case["data"] == data]
+    figure, grid = plt.subplots(2, 2, figsize=(8, 5.6), sharex=True, sharey=True, layout="constrained")
+    for across, mode in enumerate(("strong", "weak")):
+        for down, method in enumerate(("both", "random")):
+            axes = grid[down, across]
+            shown = [case for case in cases if (case["mode"], case["method"]) == (mode, method)]
+            for case in shown:
+                name = f"{case['compute']}, {case['link']}"
+                style = "dotted" if case["compute"] == "core" else "solid"
+                workers = [int(w) for w in case["efficiency"]]
+                axes.plot(workers, list(case["efficiency"].values()), label=name, marker=".", linestyle=style)
+            axes.plot(
+                workers, list(shown[0]["bound"].values()), color="black", linestyle="dashed", label="bound by draws"
+            )
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(workers, list(map(str, workers)))
+            axes.set_ylim(0, 1.5)
+            axes.set_title(f"{mode} scaling, {'random' if method == 'random' else 'METIS'} partitions", fontsize=9)
+            axes.spines[["top", "right"]].set_visible(False)
+    for axes in grid[1]:
+        axes.set_xlabel("workers", fontsize=9)
+    figure.supylabel("predicted efficiency", fontsize=9)
+    figure.suptitle(f"{data}: a model, not a measurement", fontsize=10)
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize=7, loc="outside lower center", ncols=4)
+    return figure
+
+
 def main() -> None:
     """Write the plots whose figures are given."""
     options = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    for name in ("sampler", "training", "evaluation", "scaling"):
-        options.add_argument(f"--{name}", metavar="FILE", help=f"figures of benchmarks.{name}")
+    for name in ("sampler", "training", "evaluation", "scaling", "scaling_model"):
+        options.add_argument(f"--{name.replace('_', '-')}", metavar="FILE", help=f"figures of benchmarks.{name}")
     options.add_argument("--out", default="benchmarks/results", help="folder")
     arguments = options.parse_args()
     plots: dict[str, Any] = {}
@@ -143,6 +174,10 @@ def main() -> None:
         plots["ranking"] = ranking_plot(json.loads(Path(arguments.evaluation).read_text(encoding="utf-8")))
     if arguments.scaling:
         plots |= scaling_plots(json.loads(Path(arguments.scaling).read_text(encoding="utf-8")))
+    if arguments.scaling_model:
+        figures = json.loads(Path(arguments.scaling_model).read_text(encoding="utf-8"))
+        for data in dict.fromkeys(case["data"] for case in figures["predicted"]):
+            plots[f"scaling-model-{data}"] = scaling_model_plot(figures, data)
     for name, figure in plots.items():
         figure.savefig(Path(arguments.out) / f"{name}.svg", metadata={"Date": None})
 

@@ -5,6 +5,8 @@ same number of interactions, and items are drawn by Zipf's law with exponent 0.8
 degree 20, so that no hub flatters anybody. Repeated pairs count once, so that a log is a little smaller than its name
 says. One interaction each of 2,000 users is for validation, and of as many others for test: ranking is not what these
 logs are for.
+
+`gowalla-fractal`: the fit graph of Gowalla, grown (see `fractal_expansion`): 239k users, 164k items, 12M interactions.
 """
 
 from __future__ import annotations
@@ -60,6 +62,48 @@ WORKLOADS = {
 }
 
 
+FRACTAL = {"gowalla-fractal": ("gowalla", 8, 4, 0.5)}  # of which graph, times users, times items, share kept
+
+
+def fractal_expansion(
+    user: np.ndarray, item: np.ndarray, n_users: int, n_items: int, times: tuple[int, int], kept: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """A larger graph like a given one: a randomized Kronecker product with a reduced copy of it (Belletti et al. 2019).
+
+    User (a, u) has item (b, i) with probability S[a, b] where u has i, and S says how much the a-th of so many equal
+    groups of users, by degree, has of the b-th group of items. Degrees are sums of products of two heavy-tailed ones,
+    and who is in a community stays with its own kind in every copy. Unlike in the paper a copy's rows and columns are
+    not shuffled, which would take the communities apart.
+
+    Args:
+        user, item: distinct edges, int64 `[E]`. times: of the users, and of the items. kept: mean of S, in (0, 1).
+
+    Returns:
+        Users and items of distinct edges, int64 `[about times[0] times[1] kept E]`.
+    """
+    rng = np.random.default_rng(seed)
+    groups = []
+    for of_edge, n, count in ((user, n_users, times[0]), (item, n_items, times[1])):
+        rank = np.empty(n, np.int64)
+        rank[np.argsort(-np.bincount(of_edge, minlength=n), kind="stable")] = np.arange(n)
+        groups.append(rank[of_edge] * count // n)
+    reduced = np.zeros(times)
+    np.add.at(reduced, tuple(groups), 1.0)
+    reduced /= reduced.max()
+    low, high = 0.0, 1.0  # of an exponent that flattens S until its mean is the wanted one
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if (reduced**middle).mean() > kept else (low, middle)
+    chance = reduced**low
+    users, items = [], []
+    for a in range(times[0]):
+        for b in range(times[1]):
+            there = rng.random(len(user)) < chance[a, b]
+            users.append(a * n_users + user[there])
+            items.append(b * n_items + item[there])
+    return np.concatenate(users), np.concatenate(items)
+
+
 def logs_of(name: str) -> dict[str, Path]:
     """The workload's parts train, valid and test as Parquet files in the cache, made where they are not there."""
     folder = storage.cache_dir() / "workloads"
@@ -106,6 +150,14 @@ def csc_of(name: str) -> Path:
         if name in WORKLOADS:
             n_users, n_items = WORKLOADS[name].users, WORKLOADS[name].items
             user, item = WORKLOADS[name].edges()
+        elif name in FRACTAL:
+            source, *times, kept = FRACTAL[name]
+            indptr, indices = (np.load(csc_of(source) / f"{part}.npy") for part in ("indptr", "indices"))
+            small = int(np.load(csc_of(source) / "n_users.npy"))
+            user, item = np.repeat(np.arange(small), np.diff(indptr[: small + 1])), indices[: indptr[small]] - small
+            few = len(indptr) - 1 - small
+            user, item = fractal_expansion(user, item, small, few, (times[0], times[1]), kept, SEED)
+            n_users, n_items = times[0] * small, times[1] * few
         else:
             dataset = dataset_of(name, 1, "random")
             n_users, n_items = dataset.n_users, dataset.n_items

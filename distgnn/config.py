@@ -34,6 +34,11 @@ def _at_least(section: str, key: str, value: float, low: float) -> None:
         raise UserError(f"config: {section}.{key} = {value} must be at least {low}")
 
 
+def _number_or_share(value: float, n: int) -> int:
+    """A share below 1 as a number of n, a number as it is, at most n."""
+    return int(value * n) if value < 1 else min(int(value), n)
+
+
 def _between(section: str, key: str, value: float, low: float, high: float) -> None:
     if not low <= value < high:
         raise UserError(f"config: {section}.{key} = {value} must lie in [{low}, {high})")
@@ -95,13 +100,15 @@ class PartitionConfig:
 
     parts: int = 0  # 0: as many as cluster.workers, at the most
     method: str = "metis"  # metis: few edges between partitions; random: by stable id
-    balance: str = "both"  # METIS node weights: nodes (1), edges (degree), both (their mean)
+    balance: str = (
+        "both"  # METIS weights: nodes, edges, both (mean); inclusion, work: what a sampled step takes of them
+    )
     memory_gib: float = 0.0  # METIS falls back to `random` above it; 0: what the machine has free
 
     def __post_init__(self) -> None:
         _at_least("partition", "parts", self.parts, 0)
         _one_of("partition", "method", self.method, ("metis", "random"))
-        _one_of("partition", "balance", self.balance, ("nodes", "edges", "both"))
+        _one_of("partition", "balance", self.balance, ("nodes", "edges", "both", "inclusion", "work"))
         _at_least("partition", "memory_gib", self.memory_gib, 0.0)
 
 
@@ -338,9 +345,8 @@ class ClusterConfig:
     use_gpu: bool = False  # NCCL and CUDA devices instead of gloo and the CPU; not tested on real GPUs yet
     tables: str = "auto"  # embedding rows and moments: device (GPU), host, or auto: on the GPUs where they fit
     hot_rows: float = 0.0  # nodes of most edges whose rows every worker holds: a number, or a share below 1; exact
-    exchange: str = (
-        "auto"  # of rows and outputs between workers: memory all map, on one host; messages; auto: what can be had
-    )
+    feature_cache: float = 0.0  # others' nodes whose features a worker holds, as probably wanted: a number, or a share
+    exchange: str = "auto"  # of rows and outputs between workers: memory of one host; messages; auto: what can be had
     wire: str = "float32"  # of rows, features and gradients between workers; float32: as they are; bfloat16: not exact
     ray: bool = False  # workers of a Ray cluster (RAY_ADDRESS) instead of processes; jobs/*.py turn it on
     timeout_seconds: float = 600.0  # a worker that keeps the others waiting for longer has failed
@@ -363,9 +369,10 @@ class ClusterConfig:
                 "config: cluster.exchange = 'memory' sends no rows for cluster.wire or cluster.hot_rows to save; leave "
                 "them out, or set cluster.exchange = messages"
             )
-        _at_least("cluster", "hot_rows", self.hot_rows, 0.0)
-        if self.hot_rows >= 1 and self.hot_rows % 1 != 0:
-            raise UserError(f"config: cluster.hot_rows = {self.hot_rows} must be a whole number, or a share below 1")
+        for key, value in (("hot_rows", self.hot_rows), ("feature_cache", self.feature_cache)):
+            _at_least("cluster", key, value, 0.0)
+            if value >= 1 and value % 1 != 0:
+                raise UserError(f"config: cluster.{key} = {value} must be a whole number, or a share below 1")
         _at_least("cluster", "max_failures", self.max_failures, 0)
         _at_least("cluster", "wait_seconds", self.wait_seconds, 0.0)
         _at_least("cluster", "resize_seconds", self.resize_seconds, 0.0)
@@ -374,9 +381,11 @@ class ClusterConfig:
 
     def n_hot(self, n_nodes: int) -> int:
         """`hot_rows` as a number, in a graph of so many nodes."""
-        if self.hot_rows < 1:
-            return int(self.hot_rows * n_nodes)
-        return min(int(self.hot_rows), n_nodes)
+        return _number_or_share(self.hot_rows, n_nodes)
+
+    def n_cached(self, n_nodes: int) -> int:
+        """`feature_cache` as a number, in a graph of so many nodes."""
+        return _number_or_share(self.feature_cache, n_nodes)
 
     @property
     def min_workers(self) -> int:

@@ -2,20 +2,22 @@
 
 Users and items have rows of different widths: what goes from a worker to another is the values of the users it asked
 for, then those of the items, in one exchange without padding. Features of hot nodes are at every worker, and are read
-there from the dataset at the start.
+there from the dataset at the start; so are those of the nodes that a worker caches. They never change: an owner knows
+who holds which of its rows, and leaves them out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from distgnn.distributed.device_memory import host_buffer, move, on_host
 from distgnn.distributed.embedding import RowPlan, ShardedEmbedding
-from distgnn.distributed.exchange import send_values
+from distgnn.distributed.exchange import FetchPlan, plan_fetch, send_values
+from distgnn.distributed.hot_rows import HotNodes
 from distgnn.distributed.process_group import WorkerGroup
 from distgnn.distributed.traffic import Traffic
 from distgnn.kernels.sparse_optimizer import gather_rows
@@ -48,6 +50,8 @@ class FeatureStore:
         embedding: whose rows are fetched by the same plans.
         dtype: of the rows that are handed out: the model's. group: of the workers.
         wire: dtype of values on the way between workers; None: float32, which loses nothing.
+        cached: nodes of others, not hot, whose features this worker holds; None: at no worker are there any (with
+            several workers, caches are made known: a collective). bounds: int64 `[W + 1]` node ranges; for a cache.
     """
 
     def __init__(
@@ -59,6 +63,8 @@ class FeatureStore:
         dtype: torch.dtype,
         group: WorkerGroup,
         wire: torch.dtype | None = None,
+        cached: HotNodes | None = None,
+        bounds: np.ndarray | None = None,
     ) -> None:
         self.group, self.dtype = group, dtype
         self.wire = torch.float32 if wire is None else wire
@@ -67,8 +73,10 @@ class FeatureStore:
         hot = embedding.hot
         hot_row = embedding.local_rows(hot.nodes)
         foreign = hot_row >= self.n_own
-        is_user = np.concatenate([node_type, hot.node_type[foreign]]) == USER
-        stable_id = np.concatenate([stable_id, hot.stable_id[foreign]])
+        self.cached = HotNodes.none() if cached is None else cached
+        self._first_cached = self.n_own + int(foreign.sum())
+        is_user = np.concatenate([node_type, hot.node_type[foreign], self.cached.node_type]) == USER
+        stable_id = np.concatenate([stable_id, hot.stable_id[foreign], self.cached.stable_id])
         within = np.where(is_user, np.cumsum(is_user), np.cumsum(~is_user)) - 1
         self._is_user, self._within, self._hot_row = (
             move(torch.from_numpy(a), self.device) for a in (is_user, within, hot_row)
@@ -80,6 +88,16 @@ class FeatureStore:
             for role in ROLES
             if role in features
         }
+        self._held_by = None if cached is None or group.size == 1 else self._tell_owners(bounds)
+
+    def _tell_owners(self, bounds: np.ndarray | None) -> torch.Tensor:
+        """Which of the own rows each worker caches, bool `[W, n_own]`; a collective."""
+        assert bounds is not None
+        told = plan_fetch(self.cached.nodes, bounds, self.group, self.device)
+        held = torch.zeros((self.group.size, self.n_own), dtype=torch.bool, device=self.device)
+        for worker, rows in enumerate(told.rows.split(told.asked)):
+            held[worker, rows] = True
+        return held
 
     @property
     def widths(self) -> dict[str, int]:
@@ -91,40 +109,63 @@ class FeatureStore:
         rows = torch.arange(start, min(stop, self.n_own), device=self.device)
         return self._handed_out(self._of(rows))
 
-    def fetch(self, plan: RowPlan, node_type: np.ndarray, traffic: Traffic | None = None) -> NodeFeatures:
+    def fetch(
+        self, plan: RowPlan, nodes: np.ndarray, node_type: np.ndarray, traffic: Traffic | None = None
+    ) -> NodeFeatures:
         """Features of a plan's nodes on the worker's device; a collective.
 
         Args:
-            node_type: of the nodes, uint8 `[n]`. traffic: counts what is exchanged.
+            nodes: int64 `[n]`. node_type: of them, uint8 `[n]`. traffic: counts what is exchanged.
         """
         assert plan.exchange is not None
         if self.group.size == 1:
             return self._handed_out(self._of(plan.exchange.rows))
         is_user = move(torch.from_numpy(node_type == USER), self.device)
         order = plan.exchange.order if plan.cold is None else plan.cold[plan.exchange.order]
-        arrived = self._exchange(plan, is_user[order], traffic)
+        exchange, here, here_row = replace(plan.exchange, order=order), plan.hot, self._hot_row[plan.hot_index]
+        if self._held_by is not None:
+            cached = move(torch.from_numpy(self.cached.find(nodes)), self.device)
+            exchange = self._without_cached(exchange, cached < 0, self._held_by)
+            order = exchange.order
+            found = torch.nonzero(cached >= 0)[:, 0]
+            here, here_row = torch.cat([here, found]), torch.cat([here_row, self._first_cached + cached[found]])
+        arrived = self._exchange(exchange, is_user[order], traffic)
         result: NodeFeatures = {}
-        replicas = self._of(self._hot_row[plan.hot_index])
+        replicas = self._of(here_row)
         slot = torch.where(is_user, torch.cumsum(is_user, 0), torch.cumsum(~is_user, 0)) - 1
         for role, table in self._tables.items():
             mine = is_user if role == "user" else ~is_user
             at = torch.nonzero(mine)[:, 0]
             values = self._new(len(at), table)
             values[slot[order[mine[order]]]] = arrived[role]
-            values[slot[plan.hot[replicas[role].at]]] = replicas[role].values
+            values[slot[here[replicas[role].at]]] = replicas[role].values
             result[role] = FeatureRows(at, values)
         return self._handed_out(result)
 
-    def _exchange(self, plan: RowPlan, is_user: torch.Tensor, traffic: Traffic | None) -> dict[str, torch.Tensor]:
-        """By role the rows that arrive, in the order of the plan's exchange.
+    @staticmethod
+    def _without_cached(plan: FetchPlan, wanted: torch.Tensor, held_by: torch.Tensor) -> FetchPlan:
+        """The plan less the rows that are held where they are wanted.
+
+        Args:
+            wanted: of the nodes, those that are not cached here, bool `[n]`. held_by: see `_tell_owners`.
+        """
+        here = wanted[plan.order]
+        asked = torch.cat([~held_by[w, rows] for w, rows in enumerate(plan.rows.split(plan.asked))])
+        return FetchPlan(
+            plan.order[here],
+            [int(part.sum()) for part in here.split(plan.wanted)],
+            [int(part.sum()) for part in asked.split(plan.asked)],
+            plan.rows[asked],
+        )
+
+    def _exchange(self, plan: FetchPlan, is_user: torch.Tensor, traffic: Traffic | None) -> dict[str, torch.Tensor]:
+        """By role the rows that arrive, in the order of the plan.
 
         Args:
             is_user: of the nodes wanted, bool, in that order.
         """
-        assert plan.exchange is not None
-        wanted, asked = plan.exchange.wanted, plan.exchange.asked
-        leaving, arriving = _by_role(self._is_user[plan.exchange.rows], asked), _by_role(is_user, wanted)
-        owned = self._of(plan.exchange.rows)
+        leaving, arriving = _by_role(self._is_user[plan.rows], plan.asked), _by_role(is_user, plan.wanted)
+        owned = self._of(plan.rows)
         roles, workers = list(self._tables), range(self.group.size)
         parts = {role: owned[role].values.split(leaving[role]) for role in roles}
         values = send_values(

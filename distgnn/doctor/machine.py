@@ -97,7 +97,8 @@ def _training_needs(examination: Examination, n_nodes: int, workers: int, tables
     features = FeatureNeed()
     if examination.n_by_role and config.model.features:
         n_own = {role: -(-n // workers) for role, n in examination.n_by_role.items()}
-        features = FeatureNeed.of(examination.feature_widths, n_own, config.cluster.n_hot(n_nodes))
+        n_copies = config.cluster.n_hot(n_nodes) + config.cluster.n_cached(n_nodes)
+        features = FeatureNeed.of(examination.feature_widths, n_own, n_copies)
     on_gpu = gpu and tables_on_gpu
     share = -(-n_nodes // workers)
     tables = weight_table_bytes(config, examination.n_edges, workers)

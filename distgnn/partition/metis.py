@@ -1,8 +1,9 @@
-"""METIS (Karypis and Kumar 1998) through pymetis: few edges between partitions, alike in nodes or edges."""
+"""METIS (Karypis and Kumar 1998) through pymetis: few edges between partitions, alike in weight."""
 
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable
 
 import numpy as np
 
@@ -27,9 +28,14 @@ def node_weights(degree: np.ndarray, balance: str) -> np.ndarray:
         return np.ones(len(degree), np.int64)
     if balance == "edges":
         return degree.astype(np.int64)
-    resolution = max(min(1000, _LARGEST_TOTAL_WEIGHT // len(degree)), 2)
-    relative_degree = degree / max(degree.mean(), 1e-9)
-    return np.maximum(np.rint(resolution * (1.0 + relative_degree) / 2.0), 1).astype(np.int64)
+    return whole_weights(1.0 + degree / max(degree.mean(), 1e-9))
+
+
+def whole_weights(weight: np.ndarray) -> np.ndarray:
+    """Weights float64 `[N]` as METIS takes them: int64 in proportion, at least 1, of about 1,000 each on average."""
+    resolution = max(min(1000, _LARGEST_TOTAL_WEIGHT // len(weight)), 2)
+    relative = weight / max(weight.mean(), 1e-300)
+    return np.maximum(np.rint(resolution * relative), 1).astype(np.int64)
 
 
 def require_pymetis() -> None:
@@ -56,7 +62,7 @@ def assign_by_metis(
     item_offsets: np.ndarray,
     user_by_item: np.ndarray,
     n_parts: int,
-    balance: str,
+    weights: Callable[[np.ndarray, np.ndarray], np.ndarray],
 ) -> np.ndarray:
     """Partition the graph.
 
@@ -66,7 +72,8 @@ def assign_by_metis(
         item_offsets: int64 `[n_items + 1]`, offsets of the items' rows.
         user_by_item: integer `[E]`, stable users of the items' rows.
         n_parts: number of partitions.
-        balance: nodes, edges or both.
+        weights: of the nodes, int64 `[N]` with a sum below 2^31, from offsets int64 `[N + 1]` and neighbours int64
+            `[2 E]` of users, then items (whose ids go on after the users').
 
     Returns:
         Partition of every stable user, then of every stable item, int32 `[N]`; none is empty.
@@ -88,7 +95,7 @@ def assign_by_metis(
     _, part = pymetis.part_graph(
         n_parts,
         pymetis.CSRAdjacency(starts, adjacent),
-        vweights=node_weights(degree, balance),
+        vweights=weights(starts, adjacent),
         options=pymetis.Options(seed=_SEED),
     )
     return fill_empty_parts(np.array(part, np.int32), degree, n_parts)

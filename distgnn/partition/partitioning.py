@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from distgnn import resources
-from distgnn.config import PartitionConfig
+from distgnn.config import Config, PartitionConfig
 from distgnn.data.interactions import TRAIN, VALID
 from distgnn.partition.book import PartitionBook, relabel
 from distgnn.partition.cut import Cut, CutCounter
 from distgnn.partition.dataset_files import DatasetWriter, partitioning_name, user_offsets_file
+from distgnn.partition.inclusion import Reach
 from distgnn.partition.ingest import LabelledEdges
-from distgnn.partition.metis import assign_by_metis, metis_bytes, require_pymetis
+from distgnn.partition.metis import assign_by_metis, metis_bytes, node_weights, require_pymetis, whole_weights
 from distgnn.partition.random_assignment import assign_randomly
 from distgnn.partition.stable_graph import StableGraph
 from distgnn.types import UserError
@@ -34,8 +36,7 @@ def write_partitioning(
     labelled: LabelledEdges,
     n_users: int,
     n_items: int,
-    config: PartitionConfig,
-    parts: int,
+    config: Config,
     log: Log,
 ) -> tuple[str, dict[str, Any]]:
     """Partition the graph of training and validation edges and write the `full` and the `fit` topology.
@@ -46,11 +47,13 @@ def write_partitioning(
     Raises:
         UserError: more partitions than nodes; METIS asked for and not installed.
     """
+    parts, partition = config.parts, config.partition
     if parts > n_users + n_items:
         raise UserError(f"partition.parts = {parts} is more than the graph has nodes ({n_users + n_items}): lower it")
     full = StableGraph.build(labelled.of(TRAIN, VALID), n_users, n_items)
-    method, reason = _affordable_method(config, full, parts, log)
-    book = relabel(_assign(full, method, config.balance, parts), n_users, parts)
+    method, reason = _affordable_method(partition, full, parts, log)
+    n_fit = int((labelled.labels == TRAIN).sum())
+    book = relabel(_assign(full, method, config.for_edges(n_fit)), n_users, parts)
     name = partitioning_name(method, parts)
     writer.book(name, book)
     cut = _write_phase(writer, name, "full", full, book)
@@ -60,9 +63,9 @@ def write_partitioning(
     facts = {
         "parts": parts,
         "method": method,
-        "requested": config.method,
+        "requested": partition.method,
         "reason": reason,
-        "balance": config.balance if method == "metis" else "",
+        "balance": partition.balance if method == "metis" else "",
         **asdict(cut),
     }
     return name, facts
@@ -83,11 +86,40 @@ def _affordable_method(config: PartitionConfig, graph: StableGraph, parts: int, 
     return "random", "METIS did not fit in memory"
 
 
-def _assign(graph: StableGraph, method: str, balance: str, parts: int) -> np.ndarray:
+def _assign(graph: StableGraph, method: str, config: Config) -> np.ndarray:
     if method == "random":
-        return assign_randomly(graph.n_users, graph.n_nodes - graph.n_users, parts)
-    user_by_item = graph.edges.user[graph.by_item]
-    return assign_by_metis(graph.user_offsets, graph.edges.item, graph.item_offsets, user_by_item, parts, balance)
+        return assign_randomly(graph.n_users, graph.n_nodes - graph.n_users, config.parts)
+    return assign_by_metis(
+        graph.user_offsets,
+        graph.edges.item,
+        graph.item_offsets,
+        graph.edges.user[graph.by_item],
+        config.parts,
+        partial(metis_weights, n_users=graph.n_users, config=config),
+    )
+
+
+def goes_by_sampling(config: PartitionConfig) -> bool:
+    """Whether partitions depend on how training samples: on its fanout and its batch."""
+    return config.method == "metis" and config.balance in ("inclusion", "work")
+
+
+def metis_weights(indptr: np.ndarray, indices: np.ndarray, *, n_users: int, config: Config) -> np.ndarray:
+    """Weights by `partition.balance`, int64 `[N]`: by degree, or by what a global step expects of the nodes.
+
+    `inclusion`: the chance that the step reaches the node, and its owner then reads and moves its row. `work`: the
+    draws that the step makes for a user's seed edges; items have the least weight, nothing is drawn for their owners.
+
+    Args:
+        indptr, indices: of users, then items. config: balance, fanout, expand and batch_size (not 0).
+    """
+    degree, balance = np.diff(indptr), config.partition.balance
+    if not goes_by_sampling(config.partition):
+        return node_weights(degree, balance)
+    share = min(config.train.batch_size / max(len(indices) // 2, 1), 1.0)
+    users, sampler = np.arange(len(degree)) < n_users, config.sampler
+    reach = Reach([(indptr, indices)], degree, sampler.fanout, share, users, sampler.expand)
+    return whole_weights(reach.inclusion() if balance == "inclusion" else reach.work())
 
 
 def _write_phase(writer: DatasetWriter, name: str, phase: str, graph: StableGraph, book: PartitionBook) -> Cut:

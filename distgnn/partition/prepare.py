@@ -24,7 +24,7 @@ from distgnn.partition.dataset_files import FORMAT_VERSION, SPLITS, DatasetWrite
 from distgnn.partition.features import feature_bytes, with_features, write_features
 from distgnn.partition.health import examine
 from distgnn.partition.ingest import LabelledEdges, RawLogs, data_hash, label_edges, read_logs
-from distgnn.partition.partitioning import check_method, write_partitioning
+from distgnn.partition.partitioning import check_method, goes_by_sampling, write_partitioning
 from distgnn.partition.sources import Sources, find_sources, named_features, open_features
 from distgnn.types import UserError
 
@@ -99,6 +99,8 @@ def _cached(config: Config, sources: Sources) -> Path:
         "parts": config.parts,
         **_split_options(config, sources),
     }
+    if goes_by_sampling(config.partition):
+        options |= {"fanout": config.sampler.fanout, "expand": config.sampler.expand, "batch": config.train.batch_size}
     if sources.features:
         options["standardize_features"] = config.data.standardize_features
     columns = {k: v for k, v in dataclasses.asdict(sources).items() if k.endswith("_column") or k == "format"}
@@ -224,7 +226,7 @@ def _build(
             keys = {"user": raw.user_keys, "item": raw.item_keys}
             features = write_features(writer, tables, keys, config.data.standardize_features, log)
     with stages("partition"):
-        name, facts = write_partitioning(writer, labelled, n_users, n_items, config.partition, config.parts, log)
+        name, facts = write_partitioning(writer, labelled, n_users, n_items, config, log)
     writer.manifest(
         {
             "name": sources.name,
@@ -360,9 +362,7 @@ def _with_partitioning(dataset: PreparedDataset, config: Config, writer: Dataset
         dataset.partitioning(config.partition.method, config.parts)
     except UserError:
         labelled = _stored_edges(dataset)
-        name, facts = write_partitioning(
-            writer, labelled, dataset.n_users, dataset.n_items, config.partition, config.parts, log
-        )
+        name, facts = write_partitioning(writer, labelled, dataset.n_users, dataset.n_items, config, log)
         partitions[name] = facts
     return dict(sorted(partitions.items()))
 

@@ -180,7 +180,7 @@ def infer_sampled(
         tensors = block_tensors(batch.blocks, keys, group.device, embedding.weight.dtype)
         plan = embedding.plan(batch.nodes, bounds, exchange=features is not None)
         rows = embedding.fetch(plan).detach()
-        found = None if features is None else features.fetch(plan, row_types(batch))
+        found = None if features is None else features.fetch(plan, batch.nodes, row_types(batch))
         user, item = model(tensors, rows, batch.n_seed_users, 0, found, entry_index(batch, group.device))
         assert batch.seed_index is not None
         vectors = torch.cat([user, item])[move(torch.from_numpy(batch.seed_index), group.device)]

@@ -58,13 +58,13 @@ class FeatureNeed:
     width: int = 0
 
     @classmethod
-    def of(cls, widths: Mapping[str, int], n_own: Mapping[str, int], n_hot: int) -> FeatureNeed:
-        """From the widths by role, the nodes that a worker owns by role, and the number of hot nodes."""
+    def of(cls, widths: Mapping[str, int], n_own: Mapping[str, int], n_copies: int) -> FeatureNeed:
+        """From the widths by role, the nodes that a worker owns by role, and how many of others it has copies of."""
         width = max(widths.values(), default=0)
         if not width:
             return cls()
-        values = sum(n_own[role] * f for role, f in widths.items()) + n_hot * width
-        return cls(4 * values + _FEATURE_INDEX_BYTES * (sum(n_own.values()) + n_hot), width)
+        values = sum(n_own[role] * f for role, f in widths.items()) + n_copies * width
+        return cls(4 * values + _FEATURE_INDEX_BYTES * (sum(n_own.values()) + n_copies), width)
 
 
 _NO_FEATURES = FeatureNeed()

@@ -125,10 +125,11 @@ def phase_trainer(
 def _feature_need(
     config: Config, book: PartitionBook, parts: range, widths: dict[str, int], group: WorkerGroup
 ) -> FeatureNeed:
-    """What a worker's features take: those of the nodes in its partitions, and of the hot nodes."""
+    """What a worker's features take: those of the nodes in its partitions, of the hot nodes and of those it caches."""
     users, items = (int(np.diff(book.offsets[parts.start : parts.stop], axis=1)[:, i].sum()) for i in (0, 1))
-    n_hot = config.cluster.n_hot(book.n_nodes) if group.size > 1 else 0
-    return FeatureNeed.of(widths, {"user": users, "item": items}, n_hot)
+    cluster, n_nodes = config.cluster, book.n_nodes
+    n_copies = cluster.n_hot(n_nodes) + cluster.n_cached(n_nodes) if group.size > 1 else 0
+    return FeatureNeed.of(widths, {"user": users, "item": items}, n_copies)
 
 
 def evaluate_trainer(

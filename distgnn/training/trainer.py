@@ -19,8 +19,9 @@ from distgnn.distributed.data_parallel import wrap
 from distgnn.distributed.device_memory import RowBuffer
 from distgnn.distributed.embedding import RowPlan, ShardedEmbedding
 from distgnn.distributed.features import FeatureStore, NodeFeatures
-from distgnn.distributed.hot_rows import hot_nodes
+from distgnn.distributed.hot_rows import HotNodes, hot_nodes
 from distgnn.distributed.output_board import OutputBoard
+from distgnn.distributed.probable_nodes import probable_nodes
 from distgnn.distributed.process_group import WorkerGroup
 from distgnn.graph import Topology
 from distgnn.loader import DeviceFeed, PrefetchLoader
@@ -125,7 +126,13 @@ class PhaseTrainer:
         self.features = None
         if features and config.model.features:
             described = (own.node_type, own.stable_id)
-            self.features = FeatureStore(features, *described, self.embedding, self.dtype, group, wire)
+            cached = self._cached_nodes()
+            self.features = FeatureStore(features, *described, self.embedding, self.dtype, group, wire, cached, bounds)
+        elif config.cluster.feature_cache:
+            raise UserError(
+                "cluster.feature_cache holds features of other workers' nodes, and the model takes none: leave it out, "
+                "or see data.item_features and model.features"
+            )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.run.seed % 2**63)
             model = GraphRecommender(config.model, len(config.sampler.fanout), self.feature_widths)
@@ -156,6 +163,16 @@ class PhaseTrainer:
         self.loss: float | None = None  # global, of the last record
         self.validated: dict[str, float] = {}  # of the last validation
 
+    def _cached_nodes(self) -> HotNodes | None:
+        """Nodes of others whose features this worker holds; None without `cluster.feature_cache`."""
+        config, own = self.config, self.own
+        n_held = config.cluster.n_cached(self.topology.n_nodes)
+        if self.group.size == 1 or not n_held:
+            return None
+        high = own.low + len(own.stable_id)
+        hot, batch_size = self.embedding.hot, config.train.batch_size
+        return probable_nodes(n_held, self.topology, own.low, high, hot, config.sampler, batch_size)
+
     @property
     def feature_widths(self) -> dict[str, int]:
         """Width of the features that the model takes, by role."""
@@ -177,7 +194,7 @@ class PhaseTrainer:
         """Features of the minibatch's nodes, where the model takes any; a collective."""
         if self.features is None:
             return None
-        return self.features.fetch(plan, row_types(batch), self.totals.traffic)
+        return self.features.fetch(plan, batch.nodes, row_types(batch), self.totals.traffic)
 
     def train_step(self, batch: MiniBatch, blocks: list[BlockTensors] | None = None) -> torch.Tensor:
         """Forward, backward and update of one step; a collective.

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks.sampled_steps import SharedSteps, Steps, bytes_by_kind
 from distgnn.data.interactions import Interactions
 from distgnn.distributed.process_group import WorkerGroup
 from distgnn.graph import Topology
@@ -22,6 +24,7 @@ from tests.two_workers import to_the_end
 from tests.unit.graphs import random_edges
 
 W = 2
+SQUARE = ["sampler.fanout=2", "train.batch_size=4", "sampler.exclude_targets=false", "cluster.exchange=messages"]
 
 
 def cut(
@@ -104,7 +107,7 @@ class Broken(NeighborSampler):
 def count(group: WorkerGroup, folder: Path) -> None:
     """One step of the square."""
     graphs, book = square()
-    config = small_config("sampler.fanout=2", "train.batch_size=4", "sampler.exclude_targets=false", "model.dim=3")
+    config = small_config(*SQUARE, "model.dim=3")
     trainer = small_trainer(config, folder, graphs[1 + group.rank], group, book.worker_bounds(W))
     trainer.train_step(batch_of(trainer, 0))
     # In: items of the step, one hop. float64 rows of width 3: 24 bytes.
@@ -124,9 +127,7 @@ def count(group: WorkerGroup, folder: Path) -> None:
 def count_timed(group: WorkerGroup, folder: Path) -> None:
     """The same step with cut-offs: a time is 8 bytes more."""
     graphs, book = square("timed")
-    config = small_config(
-        "sampler.fanout=2", "train.batch_size=4", "sampler.exclude_targets=false", "sampler.time_respecting=true"
-    )
+    config = small_config(*SQUARE, "sampler.time_respecting=true")
     trainer = small_trainer(config, folder, graphs[1 + group.rank], group, book.worker_bounds(W))
     batch = batch_of(trainer, 0)
     trainer.train_step(batch)
@@ -144,9 +145,7 @@ def count_timed(group: WorkerGroup, folder: Path) -> None:
 def count_weighted(group: WorkerGroup, folder: Path) -> None:
     """The step of the square by weight: an answer is how many were drawn, and these."""
     graphs, book = square("weighted")
-    config = small_config(
-        "sampler.fanout=2", "train.batch_size=4", "sampler.exclude_targets=false", "sampler.weighted=true"
-    )
+    config = small_config(*SQUARE, "sampler.weighted=true")
     trainer = small_trainer(config, folder, graphs[1 + group.rank], group, book.worker_bounds(W))
     batch = batch_of(trainer, 0)
     trainer.train_step(batch)
@@ -155,6 +154,24 @@ def count_weighted(group: WorkerGroup, folder: Path) -> None:
     assert trainer.totals.traffic.bytes["topology"] == 2 * 4 + (8 + 4) + answered
     assert trainer.totals.traffic.exchanges["topology"] == 1 + 4
     assert batch.sampled_edges == (1 + 2) + (2 if group.rank == 0 else 1)
+
+
+def count_as_sampled(group: WorkerGroup, folder: Path) -> None:
+    """What the benchmarks count in one process is what two workers send."""
+    graphs, book = larger()
+    config = small_config("cluster.exchange=messages", "train.batch_size=11")
+    bounds = book.worker_bounds(W)
+    trainer = small_trainer(config, folder, graphs[1 + group.rank], group, bounds)
+    topology = Topology.from_edges(*random_edges(3, 40, 20, 300), 44, 23)
+    shared = SharedSteps(topology, Steps(fanout=(3, 2), batch=11))
+    owner = np.searchsorted(bounds[1:], book.node_id, side="right")
+    exchanges = []
+    for step in range(6):
+        trainer.train_step(batch_of(trainer, step))
+        exchanges += shared.count(step, owner, W).exchanges(6, partitioned=True, in_batch=True, value=8)
+    traffic = trainer.totals.traffic
+    assert {"features": 0, **bytes_by_kind(exchanges)} == traffic.over_workers(group)
+    assert Counter(one.kind for one in exchanges) == Counter(traffic.exchanges)
 
 
 def agree(group: WorkerGroup, folder: Path) -> None:
@@ -201,6 +218,7 @@ CASES = {
     "count": (count, 60.0),
     "count timed": (count_timed, 60.0),
     "count weighted": (count_weighted, 60.0),
+    "count as sampled": (count_as_sampled, 60.0),
     "agree": (agree, 60.0),
     "one fails": (one_fails, 60.0),
     "one is silent": (one_is_silent, 8.0),

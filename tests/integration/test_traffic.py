@@ -31,6 +31,7 @@ CASES = {
     "features": ["loss.name=bpr"],
     "features of items, hot rows": ["loss.name=bpr", f"cluster.hot_rows={HOT}"],
     "features, bfloat16": ["loss.name=bpr", "run.dtype=float32", "cluster.wire=bfloat16"],
+    "features, cache": ["loss.name=bpr", "cluster.feature_cache=9"],
 }
 MEMORY = {"memory": ["loss.name=bpr", "cluster.exchange=memory"]}
 MEMORY["memory, features"] = MEMORY["memory"]
@@ -39,6 +40,7 @@ WIDTHS = {
     "memory, features": (3, 5),
     "features of items, hot rows": (0, 5),
     "features, bfloat16": (3, 5),
+    "features, cache": (3, 5),
 }  # users', items'
 
 
@@ -60,7 +62,8 @@ def measured(case: str, run: Path, group: WorkerGroup) -> dict[str, Any]:
     config = small_config("cluster.exchange=messages", *(CASES | MEMORY)[case])
     trainer = small_trainer(config, run, GRAPH, group, np.array(SIZES[group.size]), features=features)
     sent: list[int] = []
-    wanted = wanted_users = columns = distinct = 0
+    wanted = featured = featured_users = columns = distinct = 0
+    cached = trainer.features.cached.nodes if trainer.features else []
     with mock.patch.object(dist, "all_to_all_single", record_sent(sent, group.rank)):
         for step in range(STEPS):
             batch = batch_of(trainer, step)
@@ -69,7 +72,9 @@ def measured(case: str, run: Path, group: WorkerGroup) -> dict[str, Any]:
             foreign = (batch.nodes < low) | (batch.nodes >= high)
             fetched = foreign & ~np.isin(batch.nodes, trainer.embedding.hot.nodes)
             wanted += int(fetched.sum())
-            wanted_users += int((fetched & (batch.nodes < GRAPH.n_users)).sum())
+            fetched &= ~np.isin(batch.nodes, cached)
+            featured += int(fetched.sum())
+            featured_users += int((fetched & (batch.nodes < GRAPH.n_users)).sum())
             columns += batch.global_size - len(batch.share)
             seeds = trainer.order.seeds(step)
             owner = np.searchsorted(SIZES[group.size], seeds.global_user, side="right") - 1
@@ -84,7 +89,8 @@ def measured(case: str, run: Path, group: WorkerGroup) -> dict[str, Any]:
         "over workers": traffic.over_workers(group),
         "sent": sent,
         "wanted": wanted,
-        "wanted users": wanted_users,
+        "featured": featured,
+        "featured users": featured_users,
         "columns": columns,
         "distinct": distinct,
     }
@@ -139,9 +145,11 @@ def test_rows_gradients_and_outputs_by_hand(results: dict[str, list[dict[str, An
     assert total["rows"] == 2 * STEPS * 8 + wanted * (8 + DIM * wire)
     hot = HOT if case.endswith("hot rows") else 0  # a value more a row tells who was touched
     assert total["gradients"] == wanted * DIM * wire + 2 * STEPS * hot * (DIM + 1) * ITEM
-    users, (user_width, item_width) = sum(f["wanted users"] for f in found), WIDTHS.get(case, (0, 0))
-    assert 0 < users < wanted
-    values = users * user_width + (wanted - users) * item_width
+    featured, users = (sum(f[name] for f in found) for name in ("featured", "featured users"))
+    assert 0 < users < featured <= wanted
+    assert (featured < wanted) == case.endswith("cache")
+    user_width, item_width = WIDTHS.get(case, (0, 0))
+    values = users * user_width + (featured - users) * item_width
     assert total["features"] == values * (2 if case.endswith("bfloat16") else 4)  # float32, whatever run.dtype
     columns, distinct = (sum(f[name] for f in found) for name in ("columns", "distinct"))
     gathered, gathers = {

@@ -128,6 +128,7 @@ def test_overrides_go_before_the_file_and_the_last_one_wins(tmp_path: Path) -> N
         ("cluster.hot_rows=-1", "at least 0"),
         ("cluster.hot_rows=2.5", "must be a whole number, or a share below 1"),
         ("cluster.hot_rows=inf", "must be a whole number, or a share below 1"),
+        ("cluster.feature_cache=1.5", "must be a whole number, or a share below 1"),
         ("cluster.workers=0", "cluster.workers = 0 must be at least 1"),
         ("cluster.workers=0,2", "cluster.workers = 0 must be at least 1"),
         ("cluster.workers=2,1", r"cluster.workers = \[2, 1\] must be a number or \[min, max\]"),

@@ -8,9 +8,15 @@ import numpy as np
 import pytest
 import torch
 
+from distgnn.config import SamplerConfig
 from distgnn.distributed.features import FeatureStore
+from distgnn.distributed.hot_rows import HotNodes
+from distgnn.distributed.probable_nodes import probable_nodes
 from distgnn.distributed.process_group import WorkerGroup
+from distgnn.graph import Topology
 from distgnn.training.trainer import PhaseTrainer
+from distgnn.types import UserError
+from tests import naive_inclusion
 from tests.small_training import small_config, small_features, small_graph, small_trainer
 from tests.two_workers import run_two_workers
 
@@ -19,7 +25,11 @@ SIZES = {1: [0, GRAPH.n_nodes], 2: [0, 23, GRAPH.n_nodes]}
 WIDTHS = [(3, 5), (0, 5), (4, 0)]
 HOT = ["cluster.hot_rows=0", "cluster.hot_rows=6"]
 WIRES = ["float32", "bfloat16"]
-CASES = [(widths, hot, wire) for widths in WIDTHS for hot in HOT for wire in WIRES]
+CASES = [(widths, [hot], wire) for widths in WIDTHS for hot in HOT for wire in WIRES]
+CACHE = "cluster.feature_cache=9"
+CASES += [(WIDTHS[0], [hot, CACHE], wire) for hot, wire in zip(HOT, WIRES, strict=True)] + [
+    (WIDTHS[1], [CACHE], "float32")
+]
 WANTED = np.random.default_rng(1).permutation(GRAPH.n_nodes)[:50]
 
 
@@ -42,7 +52,7 @@ def watched(array: np.ndarray) -> Watched:
 def made(case: int, run: Path, group: WorkerGroup) -> tuple[PhaseTrainer, dict[str, Watched]]:
     widths, hot, wire = CASES[case]
     features = {role: watched(rows) for role, rows in small_features(GRAPH, *widths).items()}
-    config = small_config(hot, f"cluster.wire={wire}", "run.dtype=float32")
+    config = small_config(*hot, f"cluster.wire={wire}", "run.dtype=float32")
     return small_trainer(config, run, GRAPH, group, np.array(SIZES[group.size]), features=features), features
 
 
@@ -61,8 +71,8 @@ def fetched(case: int, run: Path, group: WorkerGroup) -> dict[str, np.ndarray]:
     wanted = WANTED if group.rank == 0 else WANTED[::-1][:31]
     plan = trainer.embedding.plan(wanted, trainer.bounds)
     node_type, _, _ = GRAPH.describe(wanted)
-    result = {"nodes": wanted, "hot": trainer.embedding.hot.nodes}
-    for name, found in (("fetched", store.fetch(plan, node_type)), ("own", store.own(3, 20))):
+    result = {"nodes": wanted, "hot": trainer.embedding.hot.nodes, "cached": store.cached.nodes}
+    for name, found in (("fetched", store.fetch(plan, wanted, node_type)), ("own", store.own(3, 20))):
         for role, rows in found.items():
             result[f"{name} at {role}"], result[f"{name} {role}"] = rows.at.numpy(), rows.values.numpy()
     for role, rows in features.items():
@@ -88,7 +98,7 @@ def check(case: int, rank: int, bounds: list[int], got: dict[str, np.ndarray]) -
         here = np.flatnonzero((got["nodes"] >= first) & (got["nodes"] < last))
         np.testing.assert_array_equal(got[f"fetched at {role}"], here)
         nodes = got["nodes"][here]
-        exact = ((nodes >= low) & (nodes < high)) | np.isin(nodes, got["hot"])
+        exact = ((nodes >= low) & (nodes < high)) | np.isin(nodes, got["hot"]) | np.isin(nodes, got["cached"])
         rows = features[role][nodes - first]
         rounded = torch.from_numpy(rows).to(torch.bfloat16).float().numpy()
         expected = np.where(exact[:, None] | (wire == "float32"), rows, rounded)
@@ -97,16 +107,27 @@ def check(case: int, rank: int, bounds: list[int], got: dict[str, np.ndarray]) -
         mine = (own >= first) & (own < last)
         np.testing.assert_array_equal(got[f"own at {role}"], np.flatnonzero(mine))
         np.testing.assert_array_equal(got[f"own {role}"], features[role][own[mine] - first])
-        held = np.union1d(np.arange(low, high), got["hot"])
+        held = np.unique(np.concatenate([np.arange(low, high), got["hot"], got["cached"]]))
         held = held[(held >= first) & (held < last)]
         assert sorted(got[f"read {role}"]) == (held - first).tolist()
+
+
+def probable(rank: int, hot: np.ndarray) -> list[int]:
+    """The nine nodes of others, not hot, that the worker's share most probably reaches, by the oracle."""
+    low, high = SIZES[2][rank : rank + 2]
+    rows = [GRAPH.row(v).tolist() for v in range(GRAPH.n_nodes)]
+    own_users = set(range(low, min(high, GRAPH.n_users)))
+    levels, _ = naive_inclusion.reach(rows, GRAPH.n_users, (3, 2), 32 / GRAPH.n_edges, own_users, "all")
+    others = [v for v in range(GRAPH.n_nodes) if not low <= v < high and v not in hot]
+    return sorted(sorted(others, key=lambda v: -levels[-1][v])[:9])
 
 
 @pytest.mark.parametrize("case", range(len(CASES)), ids=str)
 def test_two_workers(both: Path, case: int) -> None:
     for rank in range(2):
         got = dict(np.load(both / f"{case}-{rank}.npz"))
-        assert len(got["hot"]) == (6 if CASES[case][1] == HOT[1] else 0)
+        assert len(got["hot"]) == (6 if HOT[1] in CASES[case][1] else 0)
+        assert got["cached"].tolist() == (probable(rank, got["hot"]) if CACHE in CASES[case][1] else [])
         check(case, rank, SIZES[2], got)
 
 
@@ -118,6 +139,28 @@ def test_one_worker(tmp_path: Path, case: int) -> None:
     finally:
         group.leave()
     check(case, 0, SIZES[1], got | {"hot": np.arange(GRAPH.n_nodes)})
+
+
+def test_a_cache_without_use_is_refused(tmp_path: Path) -> None:
+    group = WorkerGroup.join(0, 1)
+    try:
+        with pytest.raises(
+            UserError, match="cluster.feature_cache holds features .*the model takes none: leave it out"
+        ):
+            small_trainer(small_config(CACHE), tmp_path, GRAPH, group)
+    finally:
+        group.leave()
+    sampler = SamplerConfig()
+    own_rows = Topology(
+        np.array([[0, 2, 3], [3, 3, 4]]),
+        np.array([0, 1, 0, 1]),
+        np.arange(4),
+        [(np.array([0, 1, 2, 4]), np.array([2, 2, 0, 1])), None],
+        np.array([0, 1, 2]),
+        np.array([1, 1, 2, 0]),
+    )
+    with pytest.raises(UserError, match="sampler.topology = partitioned a worker has its own alone: leave it out"):
+        probable_nodes(1, own_rows, 0, 3, HotNodes.none(), sampler, 2)
 
 
 def test_released_rows_are_gone(tmp_path: Path) -> None:

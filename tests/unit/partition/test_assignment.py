@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import platform
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
 
+from distgnn.config import Config, load_config
 from distgnn.data.interactions import Interactions
 from distgnn.partition.book import relabel
 from distgnn.partition.cut import Cut, CutCounter
 from distgnn.partition.metis import assign_by_metis, fill_empty_parts, metis_bytes, node_weights, require_pymetis
+from distgnn.partition.partitioning import metis_weights
 from distgnn.partition.random_assignment import assign_randomly
 from distgnn.partition.stable_graph import StableGraph
 from distgnn.types import UserError
@@ -37,7 +40,12 @@ def communities(count: int, users: int, items: int, rng: np.random.Generator) ->
 
 def metis(graph: StableGraph, parts: int, balance: str) -> np.ndarray:
     by_item = graph.edges.user[graph.by_item]
-    return assign_by_metis(graph.user_offsets, graph.edges.item, graph.item_offsets, by_item, parts, balance)
+    weights = partial(metis_weights, n_users=graph.n_users, config=config_of(balance))
+    return assign_by_metis(graph.user_offsets, graph.edges.item, graph.item_offsets, by_item, parts, weights)
+
+
+def config_of(balance: str) -> Config:
+    return load_config(None, [f"partition.balance={balance}", "sampler.fanout=3,2", "train.batch_size=20"])
 
 
 def measure(graph: StableGraph, part: np.ndarray, parts: int) -> Cut:
@@ -48,7 +56,7 @@ def measure(graph: StableGraph, part: np.ndarray, parts: int) -> Cut:
     return counter.result()
 
 
-@pytest.mark.parametrize("balance", ["nodes", "edges", "both"])
+@pytest.mark.parametrize("balance", ["nodes", "edges", "both", "inclusion", "work"])
 def test_metis_finds_communities_and_balances_what_it_is_told(balance: str) -> None:
     rng = np.random.default_rng(0)
     graph = graph_of(communities(4, 60, 40, rng), 240, 160)
@@ -58,7 +66,9 @@ def test_metis_finds_communities_and_balances_what_it_is_told(balance: str) -> N
     random = measure(graph, assign_randomly(240, 160, 4), 4)
     assert cut.cut < 0.2 < 0.6 < random.cut
     assert cut.halo < random.halo
-    weights = node_weights(graph.degree(), balance)
+    indptr = np.concatenate([graph.user_offsets, graph.item_offsets[1:] + len(graph.edges)])
+    indices = np.concatenate([graph.edges.item + 240, graph.edges.user[graph.by_item]])
+    weights = metis_weights(indptr, indices, n_users=240, config=config_of(balance))
     load = np.bincount(part, weights)
     assert load.max() / load.mean() < 1.06
     assert (metis(graph, 4, balance) == part).all()

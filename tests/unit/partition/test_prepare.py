@@ -224,6 +224,9 @@ def test_the_cache_is_keyed_by_content_and_the_options_that_matter(
     assert run(data, out="", run={"seed": 1}).path != first.path
     assert run(data, out="", partition={"parts": 2}).path != first.path
     assert run({**data, "test_ratio": 0.2}, out="").path != first.path
+    sampled = {"partition": {"balance": "work"}}
+    assert run(data, out="", **sampled, sampler={"fanout": [2, 2]}).path != run(data, out="", **sampled).path
+    assert run(data, out="", sampler={"fanout": [2, 2]}).path == first.path
     write_edges(tmp_path / "log.parquet", BLOCK[1:])
     assert run(data, out="").path != first.path
     # The seed does not enter where nothing is left to it.
