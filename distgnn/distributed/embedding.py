@@ -248,7 +248,7 @@ class ShardedEmbedding:
         n, row_bytes = plan.n_remote(self.group.rank), dim * self.wire.itemsize
         if self._shared is not None:
             traffic.add("rows", n * row_bytes, 1)
-            traffic.add("gradients", n * (_ID_BYTES + row_bytes), 1)
+            traffic.add("gradients", n * (2 * _ID_BYTES + row_bytes), 1)  # which nodes, and where
             if plan.exchange is not None:
                 traffic.add("rows", (others + n) * _ID_BYTES, 2)
             return

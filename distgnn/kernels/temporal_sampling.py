@@ -48,15 +48,15 @@ def _window(low, high, start):
 @njit(nogil=True, cache=True)
 def _coarse_group(address, width, low, high, bound):
     """Group of fences low, ..., high in which the search ends: the first whose last fence is later than the bound."""
-    n = high - low
-    while n > 16:
-        half = n >> 1
-        if count_up_to(address + (low + half - 1) * width, bound, np.int64(1)):
-            low += half
-            n -= half
+    while high - low > 16:
+        middle = (low + high) >> 1
+        start = max(middle - 16, np.int64(0))  # sixteen are read, and none behind the last fence is there for sure
+        if count_up_to(address + start * width, bound, _window(middle - 1, middle, start)):
+            low = middle
         else:
-            n = half
-    return low + count_up_to(address + low * width, bound, _window(np.int64(0), n, np.int64(0)))
+            high = middle
+    start = max(high - 16, np.int64(0))
+    return low + count_up_to(address + start * width, bound, _window(low, high, start))
 
 
 @njit(nogil=True, cache=True)

@@ -87,6 +87,10 @@ class Worker:
             time.sleep(pause.uniform(*_PAUSE_SECONDS))
         raise AssertionError(f"it never stood there:\n{run.output}")
 
+    def go_on(self) -> None:
+        """SIGCONT."""
+        os.kill(self.pid, signal.SIGCONT)
+
     def _states(self) -> list[str]:
         """Of its threads."""
         try:

@@ -21,7 +21,7 @@ from distgnn.config import load_config
 from distgnn.ray_faults import record_of
 from distgnn.training.launch import run_training
 from tests.faults.harness import MarkedRun, Outcome, curve_difference, damaged_checkpoints, losses
-from tests.faults.injection import STAGES, Worker, anywhere
+from tests.faults.injection import ANYWHERE, Worker
 from tests.ray_cluster import LocalCluster, another_node, kill, start
 
 Note = Callable[[Outcome], None]
@@ -168,7 +168,7 @@ def test_three_killed_workers_in_one_run_cost_nothing_but_time(
 ) -> None:
     """At seeded moments; of the partitioned topology within the communication thread's exchange."""
     draw = random.Random(7)
-    wanted = anywhere if topology == "replicated" else STAGES["communication thread"]
+    wanted = ANYWHERE if topology == "replicated" else "communication thread"
     job = start_job("cluster.max_failures=3", f"sampler.topology={topology}")
     for part in range(3):
         moment, rank = 90 * part + draw.randrange(60), draw.randrange(2)
@@ -200,7 +200,7 @@ def test_a_stopped_worker_is_named_with_its_stage_and_replaced(
 ) -> None:
     job = start_job(f"cluster.timeout_seconds={TIMEOUT}", *overrides)
     victim = job.workers()[1]
-    stood = victim.stop_in(STAGES[stage], job.driver, 60)
+    stood = victim.stop_in(stage, job.driver, 60)
     stopped = time.monotonic()
     job.until(lambda: "restart 1 of 3" in job.driver.output)
     assert time.monotonic() - stopped < TIMEOUT + 15
@@ -247,7 +247,7 @@ def test_attempts_that_are_used_up_end_in_one_line(start_job: Begin, note: Note)
     job = start_job("cluster.max_failures=0")
     job.until(lambda: n_records(job.run) >= 30)
     victim = job.workers()[0]
-    stood = victim.stop_in(anywhere, job.driver, 30)
+    stood = victim.stop_in(ANYWHERE, job.driver, 30)
     victim.kill()
     said = verdict(job.finish(code=1))
     assert re.fullmatch(rf"distgnn: worker [01] \(process {victim.pid} on 127.0.0.1\) has died: .*crashed", said), said
@@ -259,7 +259,7 @@ def test_a_worker_without_memory_is_named(start_job: Begin, note: Note) -> None:
     job = start_job("cluster.max_failures=0", f"cluster.timeout_seconds={TIMEOUT}")
     job.until(lambda: n_records(job.run) >= 30)
     victim = job.workers()[1]
-    stood = victim.stop_in(anywhere, job.driver, 30)
+    stood = victim.stop_in(ANYWHERE, job.driver, 30)
     process = psutil.Process(victim.pid)
     process.rlimit(psutil.RLIMIT_AS, (process.memory_info().vms // 2,) * 2)
     os.kill(victim.pid, signal.SIGCONT)

@@ -17,8 +17,8 @@ STEPS, DIM, VALUE, ID, SIZE = 12, 8, 8, 4, 8  # float64 values; int32 ids in req
 FANOUT = (2, 3)
 
 
-@pytest.mark.parametrize("workers", [2, 3])
-def test_counts_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
+@pytest.mark.parametrize(("workers", "exchange"), [(2, "messages"), (3, "messages"), (3, "memory")])
+def test_counts_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int, exchange: str) -> None:
     monkeypatch.setenv("DISTGNN_CACHE", str(tmp_path / "cache"))
     settings = [
         *adversarial_log(tmp_path),
@@ -34,6 +34,7 @@ def test_counts_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers
         "loss.num_negatives=2",
         "partition.parts=5",
         f"cluster.workers={workers}",
+        f"cluster.exchange={exchange}",
     ]
     config = load_config(None, settings)
     report = run_training(config)
@@ -55,8 +56,12 @@ def test_counts_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers
                 topology += others * SIZE + int(asked.sum()) * ID
                 topology += int(np.diff(block.indptr)[asked].sum()) * ID  # what the owners answer
             wanted = int(remote.sum())
-            rows += others * SIZE + wanted * (8 + DIM * VALUE)
-            gradients += wanted * DIM * VALUE
+            if exchange == "messages":
+                rows += others * SIZE + wanted * (8 + DIM * VALUE)
+                gradients += wanted * DIM * VALUE
+            else:  # nobody is asked; an owner reads which nodes, and where their gradients are
+                rows += wanted * DIM * VALUE
+                gradients += wanted * (8 + 8 + DIM * VALUE)
     nothing = {"features": 0, "gathered": 0}
     assert report["remote_bytes_by_kind"] == {"topology": topology, "rows": rows, "gradients": gradients, **nothing}
     assert report["remote_bytes"] == topology + rows + gradients
@@ -64,7 +69,7 @@ def test_counts_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers
     messages = workers * others  # of one exchange
     assert report["messages_per_step"] == {
         "topology": (1 + 3 * len(FANOUT)) * messages,
-        "rows": 3 * messages,
+        "rows": (3 if exchange == "messages" else 1) * messages,
         "gradients": messages,
         **nothing,
     }

@@ -83,7 +83,7 @@ def resumed(case: str, run: Path, group: WorkerGroup, *more: str) -> np.ndarray:
 
 
 class Outbox(np.ndarray):
-    """Notes what is written to it through it."""
+    """Notes what is put there because it does not lie there already."""
 
     copies: list[object]
 
@@ -95,14 +95,12 @@ class Outbox(np.ndarray):
 def trained(case: str, run: Path, group: WorkerGroup) -> dict[str, np.ndarray]:
     """A worker's losses and state, its replicas, and how training goes on from a checkpoint."""
     trainer = made(case, run, group)
-    shared, outbox = trainer.embedding._shared, None
-    if shared is not None:  # counts what is put into the outbox because it does not lie there already
+    shared, outbox = trainer.embedding._shared, np.empty((0, 1)).view(Outbox)
+    if shared is not None:
         outbox = shared.outbox = shared.outbox.view(Outbox)
-        outbox.copies = []
+    outbox.copies = []
     losses = advance(trainer, STEPS)
-    result = {"loss": losses, **state(trainer)}
-    if outbox is not None:
-        result["gradients put into the outbox"] = np.array([len(outbox.copies)])
+    result = {"loss": losses, **state(trainer), "gradients put into the outbox": np.array([len(outbox.copies)])}
     trainer.save()
     embedding = trainer.embedding
     plan = embedding.plan(embedding.hot.nodes, trainer.bounds)
@@ -114,6 +112,9 @@ def trained(case: str, run: Path, group: WorkerGroup) -> dict[str, np.ndarray]:
     result["loss resumed"] = resumed(case, run, group)
     result["loss resumed with other hot rows"] = resumed(case, run, group, OTHER_HOT)
     return result
+
+
+OF_MEMORY = ("shares memory", "gradients put into the outbox")
 
 
 def joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -198,9 +199,8 @@ def test_hot_rows_change_no_bit_at_two_workers(folder: Path, case: str) -> None:
 def test_shared_memory_and_messages_give_the_same_bits(folder: Path, case: str) -> None:
     memory, messages = at_two(folder, case), at_two(folder, f"{case}, messages")
     assert memory.keys() == messages.keys()
-    assert memory.pop("shares memory").tolist() == [True]
-    assert memory.pop("gradients put into the outbox").tolist() == [0]
-    assert messages.pop("shares memory").tolist() == [False]
+    assert [memory.pop(name).tolist() for name in OF_MEMORY] == [[True], [0]]
+    assert [messages.pop(name).tolist() for name in OF_MEMORY] == [[False], [0]]
     for name, value in memory.items():
         np.testing.assert_array_equal(messages[name], value, err_msg=name)
 

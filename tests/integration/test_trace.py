@@ -23,7 +23,9 @@ from tests.exactness.datasets import adversarial_log
 
 STEPS, HOPS = 12, 2
 STEP_STAGES = ("waiting for the sampler", "copy", "fetch", "forward", "backward", "update", "sampling")
-COLLECTIVES = {"exchange of ids": "fetch", "exchange of rows": "fetch", "exchange of gradients": "update"}
+IN_MEMORY = {"exchange of rows": "fetch", "exchange of gradients": "update"}
+COLLECTIVES = {"exchange of ids": "fetch", **IN_MEMORY}
+EXCHANGE = {"replicated": "memory", "partitioned": "messages"}
 TOPOLOGIES = ("replicated", "partitioned")
 SLOW_RANK, SLOW_SECONDS = 1, 1000.0  # on a clock that is put forward: nobody sleeps, and no noise comes near
 
@@ -54,6 +56,7 @@ def traced_runs(config: Config, run: str, dataset: PreparedDataset, group: Worke
             config,
             run=dataclasses.replace(config.run, trace=trace),
             sampler=dataclasses.replace(config.sampler, topology=topology),
+            cluster=dataclasses.replace(config.cluster, exchange=EXCHANGE[topology] if trace else "messages"),
         )
         reports[name] = run_worker(one, f"{run}-{name}", dataset, group)
 
@@ -198,7 +201,7 @@ def test_timeline_of_two_workers(traced: Traced, topology: str) -> None:
         assert sorted(exchanges) == sorted([*range(STEPS)] * (1 + 2 * HOPS) if partitioned else [])
         turns = [e["args"]["step"] for e in by_communication if e["name"] == "waiting for the turn"]
         assert turns == exchanges
-        for name in COLLECTIVES:
+        for name in COLLECTIVES if partitioned else IN_MEMORY:
             assert [e["args"]["step"] for e in collectives(mine, rank, name)] == list(range(STEPS)), name
 
 

@@ -172,7 +172,7 @@ def test_what_is_read_and_left_in_shared_memory_is_counted(results: dict[str, li
     wanted = sum(f["wanted"] for f in found)
     assert wanted > 20 * STEPS
     assert summed(found)["rows"] == wanted * DIM * ITEM
-    assert summed(found)["gradients"] == wanted * (8 + DIM * ITEM)
+    assert summed(found)["gradients"] == wanted * (16 + DIM * ITEM)
     assert [found[0]["exchanges"][kind] for kind in ("rows", "gradients")] == [STEPS, STEPS]
     assert found[0]["sent"] == found[1]["sent"] == []
 
