@@ -25,7 +25,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Two files at a time, the long ones first: their tests wait for processes of their own more than they compute.
+# Two files at a time, the long ones first (tests/conftest.py).
 test: lint
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 

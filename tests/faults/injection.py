@@ -40,6 +40,7 @@ STAGES: dict[str, Wanted] = {
     "checkpoint": lambda places: places[TRAINER].stage == CHECKPOINT,
     "publishing": lambda places: places[TRAINER].stage == EXPORT,
     "communication thread": lambda places: places[COMMUNICATION].stage == EXCHANGE and places[COMMUNICATION].waits,
+    "an exchange": lambda places: places[TRAINER].waits,
     ANYWHERE: lambda places: True,
 }
 
@@ -86,10 +87,6 @@ class Worker:
                 os.kill(self.pid, signal.SIGCONT)
             time.sleep(pause.uniform(*_PAUSE_SECONDS))
         raise AssertionError(f"it never stood there:\n{run.output}")
-
-    def go_on(self) -> None:
-        """SIGCONT."""
-        os.kill(self.pid, signal.SIGCONT)
 
     def _states(self) -> list[str]:
         """Of its threads."""

@@ -31,7 +31,7 @@ STEP = EVERY + 2  # after the first checkpoint
 @pytest.mark.parametrize(
     ("workers", "what"),
     [
-        ("2", "cut"),
+        pytest.param("2", "cut", marks=pytest.mark.slow),
         pytest.param("1", "cut", marks=pytest.mark.slow),
         pytest.param("2", "alter", marks=pytest.mark.slow),
         pytest.param("1", "alter", marks=pytest.mark.slow),

@@ -113,17 +113,6 @@ def in_words(place: Place) -> str:
     return f"in stage {place.stage}{step}"
 
 
-def stop_in(worker: Worker, rank: int, stage: str, run: MarkedRun, after: int) -> Place:
-    """Stop a worker in a stage. It seldom waits for rows: they are ready unless the other one is late in its update."""
-    other = Worker.find(run, 1 - rank) if stage == "exchange of rows" else None
-    if other is not None:
-        other.stop_in("update", run, after)
-    place = worker.stop_in(stage, run, after)
-    if other is not None:
-        other.go_on()
-    return place
-
-
 def strike_three_times(
     lab: Lab, name: str, way: str, strikes: Iterable[tuple[int, str, int, bool]], note: Note
 ) -> None:
@@ -137,7 +126,7 @@ def strike_three_times(
     try:
         for rank, stage, after, killed in strikes:
             worker = Worker.find(run, rank)
-            stood.append((rank, stage, stop_in(worker, rank, stage, run, after), killed))
+            stood.append((rank, stage, worker.stop_in(stage, run, after), killed))
             if killed:
                 worker.kill()
             worker.wait_until_ended(run)
@@ -160,15 +149,15 @@ def strike_three_times(
 
 
 def test_killed_three_times_in_one_run(lab: Lab, note: Note) -> None:
-    strikes = ((1, "forward", 12), (0, "checkpoint", 20), (1, "exchange of rows", 30))
+    strikes = ((1, "forward", 12), (0, "checkpoint", 20), (1, "an exchange", 30))
     strike_three_times(lab, "thrice", "memory", [(*strike, True) for strike in strikes], note)
 
 
 EVERY_STAGE = [
-    ("memory", ("sampling", "fetch", "exchange of rows")),
+    ("memory", ("sampling", "fetch", "an exchange")),
     ("memory", ("forward", "backward", "update")),
     ("memory", ("evaluation", "checkpoint", "publishing")),
-    ("partitioned", ("communication thread", "exchange of rows", "sampling")),
+    ("partitioned", ("communication thread", "an exchange", "sampling")),
     ("messages", ("exchange of rows", "update", "publishing")),
 ]
 

@@ -172,6 +172,7 @@ def test_a_mistake_that_workers_meet_ends_the_job_without_restarts(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_second_job_waits_or_is_refused_and_stopping_a_job_stops_its_workers(
     ray_cluster: LocalCluster, dataset: Path, tmp_path: Path
 ) -> None:
