@@ -20,6 +20,7 @@ from tests.faults.harness import MarkedRun
 
 Wanted = Callable[[list[Place]], bool]
 _PAUSE_SECONDS = (20e-6, 500e-6)  # that it goes on for
+_STEP_SECONDS = 0.05  # some steps of a small run
 _LIMIT_SECONDS = 120.0  # until it stands where it is wanted
 
 
@@ -78,6 +79,8 @@ class Worker:
         while time.monotonic() < deadline:
             assert run.process.poll() is None, f"it ended before it stood there:\n{run.output}"
             if _reached(_places(self.record), after):
+                if stage == ANYWHERE:  # in the step, too: its record changes as it begins
+                    time.sleep(pause.uniform(0, _STEP_SECONDS))
                 os.kill(self.pid, signal.SIGSTOP)
                 while set(self._states()) - set("TtZX"):
                     time.sleep(0)
