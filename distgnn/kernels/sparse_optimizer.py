@@ -39,7 +39,6 @@ def sparse_adam(table, first_moment, second_moment, rows, grad, at, step, lr, be
             prefetch_row(table, ahead)
             prefetch_row(first_moment, ahead)
             prefetch_row(second_moment, ahead)
-            prefetch_row(grad, at[i + _AHEAD])
         row = rows[i]
         weight, first, second, gradient = table[row], first_moment[row], second_moment[row], grad[at[i]]
         for c in range(table.shape[1]):
@@ -67,7 +66,6 @@ def sparse_adagrad(table, squares, rows, grad, at, lr, eps, weight_decay):
         if i + _AHEAD < n:
             prefetch_row(table, rows[i + _AHEAD])
             prefetch_row(squares, rows[i + _AHEAD])
-            prefetch_row(grad, at[i + _AHEAD])
         row = rows[i]
         weight, square, gradient = table[row], squares[row], grad[at[i]]
         for c in range(table.shape[1]):
@@ -86,7 +84,6 @@ def sparse_sgd(table, rows, grad, at, lr, weight_decay):
     for i in range(n):
         if i + _AHEAD < n:
             prefetch_row(table, rows[i + _AHEAD])
-            prefetch_row(grad, at[i + _AHEAD])
         weight, gradient = table[rows[i]], grad[at[i]]
         for c in range(table.shape[1]):
             weight[c] -= rate * (gradient[c] + decay * weight[c])
