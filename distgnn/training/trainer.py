@@ -181,6 +181,7 @@ class PhaseTrainer:
     def release(self) -> None:
         """Drop rows, moments, features and the sampler's tables: the memory is wanted for something else."""
         self.embedding.release()
+        self._rows, self._gradients, self.board = RowBuffer(), RowBuffer(), None  # they may lie in the rows' memory
         self.topology.drop_tables()
         if self.features is not None:
             self.features.release()
