@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from distgnn.timeline import BLOCKED, NAMES, PHASES, SAMPLING
+from distgnn.timeline import BLOCKED, EXCHANGE, NAMES, PHASES, SAMPLING
 
 START, END = "start", "end"
 STAGES = (START, *NAMES, END)  # of a new record: the first
@@ -28,6 +28,7 @@ _CODE = {name: code for code, name in enumerate(STAGES)}
 _words = memoryview(bytearray(SIZE)).cast("q")
 _own = threading.local()
 _samplers = itertools.count()
+_communication = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,36 @@ def waiting() -> Iterator[None]:
         _words[_base() + _FAILED] = 1
         raise
     left()
+
+
+@contextmanager
+def waiting_for_answer(step: int) -> Iterator[None]:
+    """A wait of a sampling thread for other workers where no communication thread serves it: kept in that one's slot.
+
+    Several may wait at once: the slot then has the step of the last one.
+    """
+    with _for_communication():
+        at(EXCHANGE, step)
+        entered()
+    try:
+        yield
+    except BaseException:
+        _words[COMMUNICATION * _WORDS + _FAILED] = 1
+        raise
+    with _for_communication():
+        left()
+
+
+@contextmanager
+def _for_communication() -> Iterator[None]:
+    """The calling thread writes into that slot within the block, as no other thread."""
+    with _communication:
+        own = _base()
+        claim(COMMUNICATION)
+        try:
+            yield
+        finally:
+            _own.base = own
 
 
 def entered() -> None:

@@ -27,7 +27,7 @@ from distgnn.kernels.rng import STREAM_INIT, hash2, keyed_normal
 from distgnn.kernels.sparse_optimizer import (
     MOST_STAMPS,
     add_repeated,
-    find_first,
+    collect_rows,
     gather_rows,
     sparse_adagrad,
     sparse_adam,
@@ -135,7 +135,7 @@ class ShardedEmbedding:
         self._moments = [torch.zeros_like(self._table) for _ in range(optim.n_moments())]
         self._hot_row = move(torch.from_numpy(hot_row), self.device)
         self._slot, self._stamp = np.zeros(n if group.size > 1 else 0, np.int64), 0
-        self._count = np.arange(0)
+        self._each = np.empty((0, 2), np.int64)
 
     @property
     def device(self) -> torch.device:
@@ -287,16 +287,13 @@ class ShardedEmbedding:
             hot_rows, hot_grad = self._sum_hot(plan, grad)
             rows, arrived = torch.cat([rows, hot_rows]), torch.cat([arrived, hot_grad])
         if on_host(self._table):
-            source = Source(rows.numpy(), self._positions(len(rows)))
-            self._update_on_host([source], arrived.contiguous().numpy(), step)
+            grad_rows = arrived.contiguous().numpy()
+            if self.group.size == 1:
+                self._move(rows.numpy(), grad_rows, self._one_each(len(rows)), step)
+            else:
+                self._update_on_host([Source(rows.numpy(), np.arange(len(rows)))], grad_rows, step)
         else:
             self._update_on_device(rows, arrived, step, self.group.size > 1)
-
-    def _positions(self, n: int) -> np.ndarray:
-        """0 to n - 1."""
-        if len(self._count) < n:
-            self._count = np.arange(n + n // 8)
-        return self._count[:n]
 
     def _sum_hot(self, plan: RowPlan, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The hot rows that any worker has touched, and the sums of their gradients; a collective.
@@ -315,27 +312,28 @@ class ShardedEmbedding:
         """Sum the gradients of repeated rows, in the order of the sources, and let every row move.
 
         Args:
-            grad: `[g, d]`, what the sources' `at` refer to; sums are left in it.
+            grad: `[g, d]`, what the sources' places refer to; sums of three or more leave parts in it.
         """
-        if self.group.size == 1:
-            for source in sources:
-                self._move(source.rows, grad, source.at, step)
-            return
         self._stamp += 1
         if self._stamp == MOST_STAMPS:
             self._slot[:], self._stamp = 0, 1
-        firsts = []
-        for source in sources:
-            first, first_at = np.empty_like(source.rows), np.empty_like(source.at)
-            repeated = np.empty((len(first), 2), np.int64)
-            n, m = find_first(source.rows, source.at, self._stamp, self._slot, first, first_at, repeated)
+        most = min(sum(len(source.nodes) for source in sources), len(self._slot))
+        rows, at, n = np.empty(most, np.int64), np.empty((most, 2), np.int64), 0
+        for s in sources:
+            repeated = np.empty((len(s.nodes), 2), np.int64)
+            n, m = collect_rows(s.nodes, s.low, s.places, s.base, self._stamp, self._slot, n, rows, at, repeated)
             add_repeated(repeated[:m], grad)
-            firsts.append((first[:n], first_at[:n]))
-        for first, places in firsts:
-            self._move(first, grad, places, step)
+        self._move(rows[:n], grad, at[:n], step)
+
+    def _one_each(self, n: int) -> np.ndarray:
+        """Of n rows, the i-th gradient for the i-th alone: int64 `[n, 2]`, see `sparse_adam`."""
+        if len(self._each) < n:
+            self._each = np.full((n + n // 8, 2), -1)
+            self._each[:, 0] = np.arange(len(self._each))
+        return self._each[:n]
 
     def _move(self, distinct: np.ndarray, grad: np.ndarray, places: np.ndarray, step: int) -> None:
-        """Move rows by the gradients at these places."""
+        """Move rows int64 `[n]` by the gradients at these places, int64 `[n, 2]` (see `sparse_adam`)."""
         o = self.optim
         table, moments = self._table.numpy(), [m.numpy() for m in self._moments]
 

@@ -20,12 +20,12 @@ import torch
 import torch.distributed as dist
 
 from distgnn import beat
-from distgnn.timeline import ANSWER, EXCHANGE, TURN, Timeline
+from distgnn.distributed.exchange_waits import Arrived, Waits, exchange_failure
+from distgnn.timeline import ANSWER, EXCHANGE, TURN
 from distgnn.timing import Watch
 from distgnn.types import WorkerError
 
 _GRACE_SECONDS = 30.0
-Arrived = tuple[np.ndarray, list[int]]  # values in rank order, and how many came from each worker
 
 
 class _Turns:
@@ -53,45 +53,22 @@ class _Turns:
         self.step += 1
 
 
-class _Waits:
-    """How long a step's thread has waited for what it called for.
-
-    Attributes:
-        seconds: by step.
-    """
-
-    def __init__(self, watch: Watch) -> None:
-        self.seconds: dict[int, float] = {}
-        self._watch = watch
-
-    @property
-    def timeline(self) -> Timeline | None:
-        return self._watch.timeline
-
-    def add(self, started: float, step: int) -> None:
-        """A wait of the calling thread that ends now."""
-        now = time.perf_counter()
-        self.seconds[step] = self.seconds.get(step, 0.0) + now - started
-        if self.timeline is not None:
-            self.timeline.add(ANSWER, started, now, step)
-
-
 class _Reply(Future[Arrived]):
     """What a call gives; the wait for it is counted."""
 
-    def __init__(self, step: int, waits: _Waits) -> None:
+    def __init__(self, step: int, waits: Waits) -> None:
         super().__init__()
         self._step, self._waits = step, waits
 
     def result(self, timeout: float | None = None) -> Arrived:
-        started, step, waits = None if self.done() else time.perf_counter(), self._step, self._waits
+        step, waits = self._step, self._waits
         try:
-            with beat.within(ANSWER, step):
+            if self.done():
+                return super().result(timeout)
+            with waits.of(step), beat.within(ANSWER, step):
                 return super().result(timeout)
         finally:
             del self  # an error's traceback would keep its own future, and by its frames the communicator
-            if started is not None:
-                waits.add(started, step)
 
 
 @dataclass(frozen=True)
@@ -115,7 +92,7 @@ class OrderedExchange:
 
     def __init__(self, rank: int, size: int, communicator: Any, watch: Watch) -> None:
         self.rank, self.size = rank, size
-        self._waits = _Waits(watch)
+        self._waits = Waits(watch)
         self._communicator = communicator
         self._changed = threading.Condition()
         self._turns: _Turns | None = None
@@ -251,5 +228,4 @@ class OrderedExchange:
         return arrived.numpy(), expected
 
     def _failure(self, step: int) -> WorkerError:
-        why = " ".join(str(self._error).split())[:300] or type(self._error).__name__
-        return WorkerError(f"worker {self.rank}, sampling of step {step}: the exchange with the others ended: {why}")
+        return exchange_failure(self.rank, step, self._error)

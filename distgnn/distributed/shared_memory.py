@@ -11,23 +11,26 @@ import math
 import mmap
 import os
 import select
+import sys
 import time
 import weakref
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import numpy as np
 
+from distgnn.distributed import futex
 from distgnn.distributed.process_group import WorkerGroup
 from distgnn.types import WorkerError
 
 _NAME = "distgnn-rows"
 _HEAD = mmap.PAGESIZE  # the token, then each worker's turn in a cache line of its own
-_LINE = 64
-_TOKEN_BYTES = _LINE
-_MOST_WORKERS = _HEAD // _LINE - 1
+LINE_BYTES = 64  # of a worker's counters: nobody else writes to its cache line
+_TOKEN_BYTES = LINE_BYTES
+_MOST_WORKERS = _HEAD // LINE_BYTES - 1
 _YIELDS = 20  # before a wait sleeps
-_PAUSE_SECONDS = 20e-6
+_PAUSE_SECONDS = 20e-6  # where no sleep can be ended by another process
 _LOOK_SECONDS = 0.05  # how often a wait looks whether the others are alive
 _meetings: weakref.WeakSet[Meeting] = weakref.WeakSet()
 
@@ -41,9 +44,11 @@ class Meeting:
     """
 
     def __init__(self, lines: np.ndarray, rank: int, pids: list[int], timeout: timedelta) -> None:
-        self.rank, self.pids = rank, pids
+        self.rank, self.pids, self.timeout = rank, pids, timeout
         self._turns, self._left = lines[:, 0], lines[:, 1]
-        self._turn, self._timeout = 0, timeout.total_seconds()
+        # The lower half of each counter: it is what a wait can sleep for.
+        self._address = [row.ctypes.data + 4 * (sys.byteorder == "big") for row in lines]
+        self._turn = 0
         try:
             self._ends = {os.pidfd_open(pid): other for other, pid in enumerate(pids) if other != rank}
         except ProcessLookupError as error:
@@ -54,30 +59,57 @@ class Meeting:
         weakref.finalize(self, _close, list(self._ends))
         _meetings.add(self)
 
+    def another(self, lines: np.ndarray) -> Meeting:
+        """One more of the same workers, by other counters."""
+        return Meeting(lines, self.rank, self.pids, self.timeout)
+
     def arrive(self) -> None:
         """Tell the others that this worker is there, and go on: what it has written is seen by who waits for it."""
         self._turn += 1
         self._turns[self.rank] = self._turn
+        if futex.AVAILABLE:
+            futex.wake(self._address[self.rank])
 
-    def wait(self) -> None:
+    def _late(self) -> list[int]:
+        """Who has not arrived as often as this worker."""
+        turn = self._turn
+        return [rank for rank, come in enumerate(self._turns.tolist()) if come < turn]
+
+    @property
+    def complete(self) -> bool:
+        """Whether everybody has arrived as often as this worker: a wait would not last."""
+        return not self._late()
+
+    def wait(self, look: Callable[[], None] = lambda: None) -> None:
         """Wait until everybody has arrived as often as this worker.
+
+        Args:
+            look: called now and then; may raise what ends the wait.
 
         Raises:
             WorkerError: a worker has ended or left, or did not come in time.
         """
-        turns, turn, tries = self._turns, self._turn, 0
-        started = looked = 0.0
-        while turns.min() < turn:
-            tries += 1
-            if tries <= _YIELDS:
-                time.sleep(0)
-                continue
-            time.sleep(_PAUSE_SECONDS)
+        for _ in range(_YIELDS):
+            if not self._late():
+                return
+            time.sleep(0)
+        started = looked = time.monotonic()
+        while late := self._late():
+            self._sleep(late[0])
             now = time.monotonic()
-            started = started or now
-            if now - looked > _LOOK_SECONDS:
+            if now - looked >= _LOOK_SECONDS:
                 looked = now
                 self._refuse_missing(now - started)
+                look()
+
+    def _sleep(self, other: int) -> None:
+        """Until a worker that is late arrives, for no longer than a look may be late."""
+        if not futex.AVAILABLE:
+            time.sleep(_PAUSE_SECONDS)
+            return
+        seen = int(self._turns[other])
+        if seen < self._turn:
+            futex.wait(self._address[other], seen, _LOOK_SECONDS)
 
     def meet(self) -> None:
         """Arrive and wait."""
@@ -85,14 +117,14 @@ class Meeting:
         self.wait()
 
     def _refuse_missing(self, waited: float) -> None:
-        late = [rank for rank, turn in enumerate(self._turns.tolist()) if turn < self._turn]
+        late = self._late()
         for end, _ in self._poll.poll(0):
             if self._ends[end] in late:
                 raise WorkerError(f"worker {self.rank}: worker {self._ends[end]} has ended")
         for rank in late:
             if self._left[rank]:
                 raise WorkerError(f"worker {self.rank}: worker {rank} has left the group")
-        if late and waited > self._timeout:
+        if late and waited > self.timeout.total_seconds():
             raise WorkerError(
                 f"worker {self.rank}: has waited {waited:.0f} s (cluster.timeout_seconds) for worker {late[0]}"
             )
@@ -145,7 +177,7 @@ def share_arrays(
     everybody = [int(pid) for pid in group.sum_floats(pids.tolist())]
     if memory is None or mapped < group.size:
         return None
-    lines = np.frombuffer(memory, np.int64, (_HEAD - _TOKEN_BYTES) // 8, _TOKEN_BYTES).reshape(-1, _LINE // 8)
+    lines = np.frombuffer(memory, np.int64, (_HEAD - _TOKEN_BYTES) // 8, _TOKEN_BYTES).reshape(-1, LINE_BYTES // 8)
     arrays = [
         np.frombuffer(memory, dtype, math.prod(shape), start).reshape(shape)
         for (shape, dtype), start in zip(parts, starts, strict=False)

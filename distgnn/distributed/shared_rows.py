@@ -56,11 +56,14 @@ class Source:
     """Gradients of one worker for rows of this one.
 
     Attributes:
-        rows: distinct, int64 `[k]`, node ids less this worker's first. at: where their gradients are, int64 `[k]`.
+        nodes: distinct, int64 `[k]`. low: of a node's row, what to take from its id.
+        places: where the gradients are, int64 `[k]`, less `base`.
     """
 
-    rows: np.ndarray
-    at: np.ndarray
+    nodes: np.ndarray
+    places: np.ndarray
+    low: int = 0
+    base: int = 0
 
 
 class SharedRows:
@@ -142,8 +145,8 @@ class SharedRows:
         sources = []
         for worker in range(self.group.size):
             start, stop = self._starts[worker, rank : rank + 2].tolist()
-            places = self._places[worker, start:stop] + worker * self.n_nodes
-            sources.append(Source(self._nodes[worker, start:stop] - low, places))
+            nodes, places = self._nodes[worker, start:stop], self._places[worker, start:stop]
+            sources.append(Source(nodes, places, low, worker * self.n_nodes))
         return sources
 
 

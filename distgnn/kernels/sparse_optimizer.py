@@ -14,8 +14,27 @@ from distgnn.kernels.prefetch import prefetch_row
 
 _AHEAD = 8  # rows
 _GATHER_AHEAD = 16
-PLACE_BITS = 40  # of a slot: where a gradient is; above them the stamp
+PLACE_BITS = 40  # of a slot: which row; above them the stamp
 MOST_STAMPS = 1 << (63 - PLACE_BITS)
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _prefetch_gradient(grad, at):
+    prefetch_row(grad, at[0])
+    if at[1] >= 0:
+        prefetch_row(grad, at[1])
+
+
+@njit(nogil=True, cache=True)
+def _gradient(grad, at, total):
+    """A row's gradient `[d]`; where it is the sum of two, in `total`."""
+    first = grad[at[0]]
+    if at[1] < 0:
+        return first
+    second = grad[at[1]]
+    for c in range(total.shape[0]):
+        total[c] = first[c] + second[c]
+    return total
 
 
 # Without numpy's error model every division checks for zero, and the loop is not vectorised.
@@ -25,10 +44,11 @@ def sparse_adam(table, first_moment, second_moment, rows, grad, at, step, lr, be
 
     Args:
         table, first_moment, second_moment: float `[n, d]`, updated. rows: int64 `[r]`. grad: float `[g, d]`.
-        at: int64 `[r]`, which of the gradients is a row's.
+        at: int64 `[r, 2]`, which of the gradients is a row's, and one to be added to it, or -1.
         weight_decay: L2 coefficient, added to the gradient of these rows.
     """
     dtype = table.dtype.type
+    total = np.empty(table.shape[1], table.dtype)
     step_size = dtype(lr * np.sqrt(1.0 - beta2**step) / (1.0 - beta1**step))
     rate1, rate2 = dtype(1.0 - beta1), dtype(1.0 - beta2)
     epsilon, decay = dtype(eps), dtype(weight_decay)
@@ -39,8 +59,10 @@ def sparse_adam(table, first_moment, second_moment, rows, grad, at, step, lr, be
             prefetch_row(table, ahead)
             prefetch_row(first_moment, ahead)
             prefetch_row(second_moment, ahead)
+            _prefetch_gradient(grad, at[i + _AHEAD])
         row = rows[i]
-        weight, first, second, gradient = table[row], first_moment[row], second_moment[row], grad[at[i]]
+        weight, first, second = table[row], first_moment[row], second_moment[row]
+        gradient = _gradient(grad, at[i], total)
         for c in range(table.shape[1]):
             g = gradient[c] + decay * weight[c]
             m = first[c] + rate1 * (g - first[c])
@@ -56,18 +78,20 @@ def sparse_adagrad(table, squares, rows, grad, at, lr, eps, weight_decay):
 
     Args:
         table, squares: float `[n, d]`, updated; squares are the sums of squared gradients. rows: int64 `[r]`.
-        grad: float `[g, d]`. at: int64 `[r]`, which of them is a row's.
+        grad: float `[g, d]`. at: int64 `[r, 2]`, see `sparse_adam`.
         weight_decay: L2 coefficient, added to the gradient of these rows.
     """
     dtype = table.dtype.type
+    total = np.empty(table.shape[1], table.dtype)
     rate, epsilon, decay = dtype(lr), dtype(eps), dtype(weight_decay)
     n = rows.shape[0]
     for i in range(n):
         if i + _AHEAD < n:
             prefetch_row(table, rows[i + _AHEAD])
             prefetch_row(squares, rows[i + _AHEAD])
+            _prefetch_gradient(grad, at[i + _AHEAD])
         row = rows[i]
-        weight, square, gradient = table[row], squares[row], grad[at[i]]
+        weight, square, gradient = table[row], squares[row], _gradient(grad, at[i], total)
         for c in range(table.shape[1]):
             g = gradient[c] + decay * weight[c]
             s = square[c] + g * g
@@ -77,14 +101,16 @@ def sparse_adagrad(table, squares, rows, grad, at, lr, eps, weight_decay):
 
 @njit(nogil=True, cache=True)
 def sparse_sgd(table, rows, grad, at, lr, weight_decay):
-    """table[row] -= lr * (grad[at] + weight_decay * table[row]) on the given distinct rows."""
+    """table[row] -= lr * (gradient + weight_decay * table[row]) on the given distinct rows; at: see `sparse_adam`."""
     dtype = table.dtype.type
+    total = np.empty(table.shape[1], table.dtype)
     rate, decay = dtype(lr), dtype(weight_decay)
     n = rows.shape[0]
     for i in range(n):
         if i + _AHEAD < n:
             prefetch_row(table, rows[i + _AHEAD])
-        weight, gradient = table[rows[i]], grad[at[i]]
+            _prefetch_gradient(grad, at[i + _AHEAD])
+        weight, gradient = table[rows[i]], _gradient(grad, at[i], total)
         for c in range(table.shape[1]):
             weight[c] -= rate * (gradient[c] + decay * weight[c])
 
@@ -118,34 +144,39 @@ def gather_rows_to(table, rows, positions, out):
 
 
 @njit(nogil=True, cache=True)
-def find_first(rows, at, stamp, slot, first, first_at, repeated):
-    """Tell which rows of a worker no worker before it has; call it for the workers in rank order.
+def collect_rows(nodes, low, places, base, stamp, slot, n, rows, at, repeated):
+    """Take in a worker's gradients; call it for the workers in rank order, then move the rows by `at`.
 
     Args:
-        rows: int64 `[r]`, within `[0, n)`. at: int64 `[r]`, where their gradients are.
+        nodes: distinct, int64 `[k]`; low: of a node's row, what to take from its id. places: int64 `[k]`, where the
+            gradients are, less `base`.
         stamp: of this step, from 1; larger than of any earlier one with this slot.
-        slot: int64 `[n]`, 0 at first; where a row's first gradient is, with the stamp, so that nothing is cleared.
-        first, first_at: int64 `[r]`, written: the rows that are first, and where their gradients are.
-        repeated: int64 `[r, 2]`, written: of each other row, where its first gradient is and where this one.
+        slot: int64, 0 at first; by row: its place among the rows, with the stamp, so that nothing is cleared.
+        n: how many rows there are so far. rows: int64 `[r]`, written from n on: those that are new.
+        at: int64 `[r, 2]`, written: each row's first gradient, and its last one where it has more, else -1.
+        repeated: int64 `[k, 2]`, written: gradients to be added to a row's first one before anything else is (see
+            `add_repeated`), and its first one.
 
     Returns:
-        How many are first, and how many repeated.
+        How many rows there are now, and how many pairs are in `repeated`.
     """
-    n = 0
     m = 0
     high = np.int64(stamp) << PLACE_BITS
-    for i in range(rows.shape[0]):
-        if i + _GATHER_AHEAD < rows.shape[0]:
-            prefetch(slot.ctypes.data + rows[i + _GATHER_AHEAD] * slot.itemsize)
-        row = rows[i]
+    for i in range(nodes.shape[0]):
+        if i + _GATHER_AHEAD < nodes.shape[0]:
+            prefetch(slot.ctypes.data + (nodes[i + _GATHER_AHEAD] - low) * slot.itemsize)
+        row = nodes[i] - low
         s = slot[row]
         if s < high:
-            slot[row] = high | at[i]
-            first[n], first_at[n] = row, at[i]
+            slot[row] = high | n
+            rows[n], at[n, 0], at[n, 1] = row, places[i] + base, -1
             n += 1
-        else:
-            repeated[m, 0], repeated[m, 1] = s - high, at[i]
+            continue
+        k = s - high
+        if at[k, 1] >= 0:
+            repeated[m, 0], repeated[m, 1] = at[k, 0], at[k, 1]
             m += 1
+        at[k, 1] = places[i] + base
     return n, m
 
 
@@ -154,7 +185,7 @@ def add_repeated(repeated, grad):
     """Add gradients of repeated rows to the first ones, in the order given.
 
     Args:
-        repeated: int64 `[m, 2]`, as `find_first` gives it. grad: float `[g, d]`, updated.
+        repeated: int64 `[m, 2]`, as `collect_rows` gives it. grad: float `[g, d]`, updated.
     """
     m = repeated.shape[0]
     for i in range(m):

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
+from distgnn.distributed.mailboxes import MailboxExchange
 from distgnn.distributed.ordered_exchange import OrderedExchange
 from distgnn.distributed.process_group import WorkerGroup
 from distgnn.graph import Topology
@@ -154,15 +155,17 @@ def _times(topology: Topology, user: np.ndarray, position: np.ndarray) -> np.nda
     return time
 
 
-def store_of(topology: Topology, bounds: np.ndarray, group: WorkerGroup) -> TopologyStore:
+def store_of(
+    topology: Topology, bounds: np.ndarray, group: WorkerGroup, *, steps: int = 1, transport: str = "messages"
+) -> TopologyStore:
     """The store for what a worker holds; a collective where that is not everything, at every worker alike.
 
     Args:
-        bounds: int64 `[W + 1]` node ranges.
+        bounds, steps, transport: see `PartitionedStore`.
     """
     if len(topology.held) == topology.n_parts:
         return LocalStore(topology)
-    return PartitionedStore(topology, bounds, group)
+    return PartitionedStore(topology, bounds, group, steps=steps, transport=transport)
 
 
 class PartitionedStore:
@@ -174,16 +177,28 @@ class PartitionedStore:
     Args:
         topology: with this worker's partitions. bounds: int64 `[W + 1]` node ranges.
         group: of two workers at least; every worker makes its store (a collective).
+        steps: consecutive ones that may be under way at once.
+        transport: of requests and answers: `messages`; `auto` and `memory`: memory that the workers of a host map, and
+            messages where they are on several.
     """
 
     may_wait = True
 
-    def __init__(self, topology: Topology, bounds: np.ndarray, group: WorkerGroup) -> None:
+    def __init__(
+        self,
+        topology: Topology,
+        bounds: np.ndarray,
+        group: WorkerGroup,
+        *,
+        steps: int = 1,
+        transport: str = "messages",
+    ) -> None:
         assert group.size > 1
         self.topology = topology
         self.bounds = bounds
         self.rank, self.size = group.rank, group.size
-        self.exchange = OrderedExchange(group.rank, group.size, group.new_cpu_group(), group.watch)
+        shared = None if transport == "messages" else MailboxExchange.of(group, steps)
+        self.exchange = shared or OrderedExchange(group.rank, group.size, group.new_cpu_group(), group.watch)
 
     def begin(self, start: int, stop: int, width: int, round_trips: int) -> None:
         """See `TopologyStore`."""

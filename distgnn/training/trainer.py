@@ -142,7 +142,7 @@ class PhaseTrainer:
         if self.embedding.shares_memory and config.loss.gathers:
             self.board = OutputBoard.of(2 * config.train.batch_size, self.model.out_dim, self.dtype, group)
         self.optimizer = _dense_optimizer(self.model, config)
-        store = store_of(topology, bounds, group)
+        store = store_of(topology, bounds, group, steps=config.sampler.prefetch, transport=config.cluster.exchange)
         self.order = SeedOrder(topology, config.train.batch_size, config.run.seed, bounds, group.rank, store)
         self.sampler = NeighborSampler(
             topology,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks.sampled_steps import SharedSteps, Steps, bytes_by_kind
 from distgnn.data.interactions import Interactions
+from distgnn.distributed import mailboxes
 from distgnn.distributed.process_group import WorkerGroup
 from distgnn.graph import Topology
 from distgnn.loader import PrefetchLoader
@@ -20,7 +21,7 @@ from distgnn.partition.stable_graph import StableGraph
 from distgnn.sampler import NeighborSampler, SeedOrder, store_of
 from distgnn.types import MiniBatch, SeedEdges, WorkerError
 from tests.small_training import batch_of, small_config, small_trainer
-from tests.two_workers import to_the_end
+from tests.two_workers import run_two_workers
 from tests.unit.graphs import random_edges
 
 W = 2
@@ -77,10 +78,15 @@ def larger(kind: str = "") -> tuple[list[Topology], PartitionBook]:
 
 
 def loader_of(
-    graph: Topology, book: PartitionBook, group: WorkerGroup, threads: int, sampler_class: type = NeighborSampler
+    graph: Topology,
+    book: PartitionBook,
+    group: WorkerGroup,
+    threads: int,
+    transport: str,
+    sampler_class: type = NeighborSampler,
 ) -> PrefetchLoader:
     bounds = book.worker_bounds(W)
-    store = store_of(graph, bounds, group)
+    store = store_of(graph, bounds, group, steps=2, transport=transport)
     order = SeedOrder(graph, 11, 7, bounds, group.rank, store)
     options = {"negatives": "uniform", "num_negatives": 2}
     options |= {"time_respecting": graph.has_times, "weighted": graph.has_weights}
@@ -174,12 +180,12 @@ def count_as_sampled(group: WorkerGroup, folder: Path) -> None:
     assert Counter(one.kind for one in exchanges) == Counter(traffic.exchanges)
 
 
-def agree(group: WorkerGroup, folder: Path) -> None:
+def agree(group: WorkerGroup, folder: Path, transport: str) -> None:
     """Minibatches are those of a worker that holds everything, also after leaving early."""
     for kind, threads in (("", 1), ("", 3), ("timed", 3), ("weighted", 3)):
         graphs, book = larger(kind)
-        ours = loader_of(graphs[1 + group.rank], book, group, threads)
-        theirs = loader_of(graphs[0], book, group, 1)
+        ours = loader_of(graphs[1 + group.rank], book, group, threads, transport)
+        theirs = loader_of(graphs[0], book, group, 1, transport)
         for stop in (6, 40):
             seen = 0
             for a, b in zip(ours, theirs, strict=True):
@@ -190,19 +196,26 @@ def agree(group: WorkerGroup, folder: Path) -> None:
             assert seen == stop
 
 
-def one_fails(group: WorkerGroup, folder: Path) -> None:
+def agree_in_parts(group: WorkerGroup, folder: Path, transport: str) -> None:
+    """The same with boxes that hold a few ids: most messages go in several parts."""
+    mailboxes._CAPACITY = 20
+    agree(group, folder, transport)
+
+
+def one_fails(group: WorkerGroup, folder: Path, transport: str) -> None:
     """The sampler of rank 1 fails: it says why, and the other one ends too."""
     graphs, book = larger()
     kind = Broken if group.rank == 1 else NeighborSampler
-    loader = loader_of(graphs[1 + group.rank], book, group, 3, kind)
-    with pytest.raises(WorkerError, match="a mistake in the sampler" if group.rank == 1 else "worker 0, sampling"):
+    loader = loader_of(graphs[1 + group.rank], book, group, 3, transport, kind)
+    expected = (WorkerError, ZeroDivisionError) if group.rank == 1 else WorkerError
+    with pytest.raises(expected, match="a mistake in the sampler" if group.rank == 1 else "worker 0, sampling"):
         list(loader)
 
 
-def one_is_silent(group: WorkerGroup, folder: Path) -> None:
+def one_is_silent(group: WorkerGroup, folder: Path, transport: str) -> None:
     """Rank 1 samples nothing: rank 0 gives up after the group's timeout."""
     graphs, book = larger()
-    loader = loader_of(graphs[1 + group.rank], book, group, 1)
+    loader = loader_of(graphs[1 + group.rank], book, group, 1, transport)
     if group.rank == 1:
         while not (folder / "done").exists():
             time.sleep(0.05)
@@ -219,10 +232,18 @@ CASES = {
     "count timed": (count_timed, 60.0),
     "count weighted": (count_weighted, 60.0),
     "count as sampled": (count_as_sampled, 60.0),
+}
+EXCHANGES = {
     "agree": (agree, 60.0),
     "one fails": (one_fails, 60.0),
-    "one is silent": (one_is_silent, 8.0),
+    "one is silent": (one_is_silent, 3.0),
 }
+CASES |= {
+    f"{name}, {transport}": (partial(case, transport=transport), timeout)
+    for name, (case, timeout) in EXCHANGES.items()
+    for transport in ("messages", "memory")
+}
+CASES["agree in parts"] = (partial(agree_in_parts, transport="memory"), 60.0)
 
 
 def worker(rank: int, name: str, folder: Path) -> None:
@@ -232,12 +253,4 @@ def worker(rank: int, name: str, folder: Path) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_two_workers(tmp_path: Path, name: str) -> None:
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=to_the_end, args=(worker, rank, name, tmp_path)) for rank in range(W)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(timeout=100)
-        if process.is_alive():
-            process.kill()
-    assert [process.exitcode for process in processes] == [0, 0]
+    run_two_workers(worker, name, tmp_path)
