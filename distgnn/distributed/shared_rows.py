@@ -17,7 +17,7 @@ from distgnn.distributed.device_memory import RowBuffer
 from distgnn.distributed.process_group import WorkerGroup
 from distgnn.distributed.shared_memory import Meeting, share_arrays
 from distgnn.kernels.routing import route_by_owner
-from distgnn.kernels.sparse_optimizer import gather_rows_to
+from distgnn.kernels.sparse_optimizer import gather_rows, gather_rows_to
 from distgnn.kernels.threads import share_rows
 from distgnn.timeline import GRADIENTS, ROWS
 
@@ -112,12 +112,17 @@ class SharedRows:
         """Rows of the nodes to out `[n, d]`, in their order; a collective."""
         self.moved()
         self._moved = False
-        rank, starts = self.group.rank, by_owner.starts
+        n, rank, starts = len(by_owner.nodes), self.group.rank, by_owner.starts
+        if self._meeting.complete:
+            self._wait(ROWS)
+            table, nodes = self.table, by_owner.nodes  # in the order in which they are written: faster than by owner
+            share_rows(n, torch.get_num_threads(), lambda a, b: gather_rows(table, nodes[a:b], out[a:b]))
+            return
         before, after = int(starts[rank]), int(starts[rank + 1])
         self._read(by_owner, before, after, out)
         self._wait(ROWS)
         self._read(by_owner, 0, before, out)
-        self._read(by_owner, after, len(by_owner.order), out)
+        self._read(by_owner, after, n, out)
 
     def _read(self, by_owner: OwnerOrder, start: int, stop: int, out: np.ndarray) -> None:
         """The rows of a part of the owners' order."""

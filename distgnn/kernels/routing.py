@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from numba import njit
 
 
@@ -13,19 +14,18 @@ def route_by_owner(nodes, bounds, counts, order):
         counts: int64 `[W]` of 0, written. order: int64 `[n]`, written: order[k] is the k-th node's position in `nodes`.
     """
     workers = counts.shape[0]
+    owner = np.empty(nodes.shape[0], np.int32)
     for i in range(nodes.shape[0]):
-        for w in range(workers):
-            if nodes[i] < bounds[w + 1]:
-                counts[w] += 1
-                break
+        rank = np.int32(0)
+        for w in range(1, workers):
+            rank += np.int32(nodes[i] >= bounds[w])  # no branch: owners come in no order
+        owner[i] = rank
+        counts[rank] += 1
     start = counts.copy()
     total = 0
     for w in range(workers):
         start[w] = total
         total += counts[w]
     for i in range(nodes.shape[0]):
-        for w in range(workers):
-            if nodes[i] < bounds[w + 1]:
-                order[start[w]] = i
-                start[w] += 1
-                break
+        order[start[owner[i]]] = i
+        start[owner[i]] += 1
