@@ -93,6 +93,14 @@ _SECTIONS = {
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong with the command line in one line, as for any other mistake."""
 
+    sections: tuple[str, ...] = ()  # whose options its help lists
+
+    def format_help(self) -> str:
+        """The help; what it lists of the options is read out of the source only now, which takes half a second."""
+        if self.sections:
+            self.epilog = help_text(self.sections)
+        return super().format_help()
+
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see {self.prog} --help")
 
@@ -107,10 +115,10 @@ def build_parser() -> argparse.ArgumentParser:
             name,
             help=text,
             description=text,
-            epilog=help_text(_SECTIONS.get(name, ())) if name in _SECTIONS else None,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
+        command.sections = _SECTIONS.get(name, ())
         if name == "datasets":
             continue
         if name == "compare":

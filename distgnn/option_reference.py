@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import inspect
 import json
 import textwrap
@@ -35,6 +36,7 @@ class Option:
     allowed: str
 
 
+@functools.cache
 def sections() -> dict[str, tuple[str, list[Option]]]:
     """Section name to (what it is about, its options), in order."""
     return {
