@@ -14,7 +14,7 @@ settings.load_profile("busy")
 
 
 # Files that take longest, a Ray cluster's first of all: begun last, one of them would be waited for alone.
-LONG = ("test_ray.py", "test_elastic.py", "test_matrix.py", "test_invariance.py", "test_sharded_rows.py")
+LONG = ("test_ray.py", "test_matrix.py", "test_invariance.py", "test_sharded_rows.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

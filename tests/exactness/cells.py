@@ -77,7 +77,7 @@ class Cell:
             f"sampler.threads={self.threads}",
             f"cluster.workers={self.workers}",
             # Hot rows go by messages in either case.
-            f"cluster.exchange={'auto' if self.topology == 'replicated' else 'messages'}",
+            f"cluster.exchange={'auto' if self.threads == 1 or self.topology == 'replicated' else 'messages'}",
             f"partition.parts={self.parts}",
             "model.dim=4",
             f"model.encoder={self.model}",

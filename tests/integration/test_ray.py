@@ -212,6 +212,7 @@ def test_a_second_job_waits_or_is_refused_and_stopping_a_job_stops_its_workers(
     assert {step: before[step] for step in range(1, checkpoint + 1)} == {s: after[s] for s in range(1, checkpoint + 1)}
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_made_good_from_the_last_checkpoint(
     ray_cluster: LocalCluster, dataset: Path, tmp_path: Path
 ) -> None:
