@@ -12,12 +12,13 @@ import numpy as np
 from numba import njit
 
 from distgnn.kernels.address import array_at, count_up_to, part_of, prefetch, row_bounds
-from distgnn.kernels.neighbor_sampling import lower_bound, past_excluded, pick_positions, pick_table, read_each
+from distgnn.kernels.neighbor_sampling import lower_bound, past_excluded, pick_positions, pick_table
 from distgnn.kernels.rng import combine
 from distgnn.kernels.target_edges import may_be_endpoint
 
-CHUNK = 256  # entries that are searched for side by side
-CHUNK_EDGES = 4096  # addresses of a chunk's picks: with the entries' numbers they stay in the first cache levels
+BLOCK = 32  # entries, at most, that go from step to step together
+BLOCK_EDGES = 512  # neighbours of a block that are on their way, at most: half of the first cache level
+RING = 4 * BLOCK
 GROUP_BITS = 4  # a group of 16 timestamps, a cache line of int32, ends with a fence; so does a group of 16 fences
 
 
@@ -59,67 +60,76 @@ def _coarse_group(address, width, low, high, bound):
     return low + count_up_to(address + start * width, bound, _window(low, high, start))
 
 
-@njit(nogil=True, cache=True)
-def _prefix_lengths(
-    nodes,
-    cutoff,
-    start,
-    n,
-    offsets,
-    indptr_address,
-    like_indptr,
-    time_address,
-    fence_address,
-    coarse_address,
-    time_range,
-    part,
-    begin,
-    end,
-    group,
-    bound,
-):
-    """How many edges of entries start, ..., start + n - 1 are up to their cut-offs.
+@njit(nogil=True, cache=True, inline="always")
+def _prefetch_group(address, width):
+    prefetch(address)
+    if width > 4:
+        prefetch(address + 8 * width)
 
-    A pass over the entries for each thing that is waited for, each of which prefetches what the next one reads.
+
+@njit(nogil=True, cache=True)
+def _ask_for_bounds(nodes, first, last, offsets, indptr_address, like_indptr, part, group):
+    """The first step of a search, of entries first, ..., last - 1: where their rows' bounds are.
+
+    Each step prefetches what the next one reads, and is to be taken some entries ahead of it.
 
     Args:
-        n: at most CHUNK. coarse_address: int64 `[P]`, of every 16th fence.
-        part, begin: uint64 and int64 `[CHUNK]`, written: partitions, and where in them the rows begin.
-        end: int64 `[CHUNK]`, written: the numbers of edges. group, bound: int64 and as the times `[CHUNK]`, scratch.
+        part, group: uint64 and int64 `[RING]`, as those below: an entry's place is its last bits. Written: partitions,
+            and addresses of bounds.
     """
-    width = time_range.itemsize
-    for k in range(n):
-        node = np.int64(nodes[start + k])
+    for i in range(first, last):
+        node = np.int64(nodes[i])
         p = np.uint64(part_of(node, offsets))
+        k = i & (RING - 1)
         part[k] = p
         group[k] = indptr_address[p] + (node - offsets[p, 0]) * like_indptr.itemsize
         prefetch(group[k])
-    for k in range(n):
+
+
+@njit(nogil=True, cache=True)
+def _ask_for_fences(
+    cutoff, first, last, like_indptr, fence_address, coarse_address, time_range, part, begin, end, group, bound
+):
+    """The second step: which 16 fences.
+
+    Args:
+        begin, end: int64, written: bounds of the rows in their partitions. group: addresses of bounds, then groups.
+        bound: of the times' dtype, written: cut-offs.
+    """
+    width = time_range.itemsize
+    for i in range(first, last):
+        k = i & (RING - 1)
         bounds = array_at(group[k], 2, like_indptr)
         begin[k] = bounds[0]
         end[k] = bounds[1]
-        bound[k] = min(max(cutoff[start + k], np.int64(time_range[0])), np.int64(time_range[1]))
-        # Which 16 fences.
+        bound[k] = min(max(cutoff[i], np.int64(time_range[0])), np.int64(time_range[1]))
         low = bounds[0] >> (2 * GROUP_BITS)
         high = bounds[1] >> (2 * GROUP_BITS)
         if low < high:
             low = _coarse_group(coarse_address[part[k]], width, low, high, bound[k])
         group[k] = low << GROUP_BITS
-        prefetch(fence_address[part[k]] + group[k] * width)
-        if width > 4:
-            prefetch(fence_address[part[k]] + (group[k] + 8) * width)
-    for k in range(n):
-        # Which 16 timestamps: the fences of the row alone count.
+        _prefetch_group(fence_address[part[k]] + group[k] * width, width)
+
+
+@njit(nogil=True, cache=True)
+def _ask_for_times(first, last, time_address, fence_address, time_range, part, begin, end, group, bound):
+    """The third step: which 16 timestamps; the fences of the row alone count."""
+    width = time_range.itemsize
+    for i in range(first, last):
+        k = i & (RING - 1)
         low = begin[k] >> GROUP_BITS
         window = _window(low, end[k] >> GROUP_BITS, group[k])
         found = count_up_to(fence_address[part[k]] + group[k] * width, bound[k], window)
         group[k] = (max(low, group[k]) + found) << GROUP_BITS
-        prefetch(time_address[part[k]] + group[k] * width)
-        if width > 4:
-            prefetch(time_address[part[k]] + (group[k] + 8) * width)
-    for k in range(n):
-        found = count_up_to(time_address[part[k]] + group[k] * width, bound[k], _window(begin[k], end[k], group[k]))
-        end[k] = max(group[k] - begin[k], np.int64(0)) + found
+        _prefetch_group(time_address[part[k]] + group[k] * width, width)
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _length(k, time_address, width, part, begin, end, group, bound):
+    """The last step: how many edges of the entry at place k are up to its cut-off."""
+    window = _window(begin[k], end[k], group[k])
+    found = count_up_to(time_address[part[k]] + group[k] * width, bound[k], window)
+    return max(group[k] - begin[k], np.int64(0)) + found
 
 
 @njit(nogil=True, cache=True)
@@ -154,6 +164,15 @@ def rank_excluded(
         for e in range(excluded_indptr[k], excluded_indptr[k + 1]):
             excluded[e] = place[excluded[e]]
         excluded[excluded_indptr[k] : excluded_indptr[k + 1]].sort()
+
+
+@njit(nogil=True, cache=True, inline="always")
+def block_rows(fanout):
+    """Entries of a block of draws: a power of two."""
+    rows = BLOCK
+    while rows > 1 and rows * fanout > BLOCK_EDGES:
+        rows >>= 1
+    return rows
 
 
 @njit(nogil=True, cache=True)
@@ -196,62 +215,72 @@ def draw_rows_until(
         degree: int64 `[n]`, written: edges up to the cut-off that are not excluded.
     """
     n = nodes.shape[0]
-    edge = indptr[0]
+    part, bound = np.empty(RING, np.uint64), np.empty(RING, time_range.dtype)
+    begin, end, group = np.empty(RING, np.int64), np.empty(RING, np.int64), np.empty(RING, np.int64)
     table = pick_table(fanout)
     picked = np.empty(fanout, np.int64)
-    rows = max(1, min(CHUNK, CHUNK_EDGES // fanout))
-    address = np.empty(rows * fanout, np.int64)
-    part, bound = np.empty(rows, np.uint64), np.empty(rows, time_range.dtype)
-    begin, eligible, group = np.empty(rows, np.int64), np.empty(rows, np.int64), np.empty(rows, np.int64)
-    width = like_indices.itemsize
+    rows = block_rows(fanout)
+    address = np.empty((2, rows * fanout), np.int64)
+    width, time_width = like_indices.itemsize, time_range.itemsize
     stable_address = stable_id.ctypes.data
-    for start in range(0, n, rows):
-        stop = min(start + rows, n)
-        for i in range(start, stop):
+    blocks = (n + rows - 1) // rows
+    edge = indptr[0]
+    read = edge
+    # Blocks take turns: while one is picked from, what four others need is on its way.
+    for b in range(-3, blocks + 1):
+        first, last = (b + 3) * rows, min((b + 4) * rows, n)
+        _ask_for_bounds(nodes, first, last, offsets, indptr_address, like_indptr, part, group)
+        for i in range(first, last):
             prefetch(stable_address + np.int64(nodes[i]) * stable_id.itemsize)
-        _prefix_lengths(
-            nodes,
-            cutoff,
-            start,
-            stop - start,
-            offsets,
-            indptr_address,
-            like_indptr,
-            time_address,
-            fence_address,
-            coarse_address,
-            time_range,
-            part,
-            begin,
-            eligible,
-            group,
-            bound,
-        )
+        if b >= -2:
+            first, last = (b + 2) * rows, min((b + 3) * rows, n)
+            _ask_for_fences(
+                cutoff,
+                first,
+                last,
+                like_indptr,
+                fence_address,
+                coarse_address,
+                time_range,
+                part,
+                begin,
+                end,
+                group,
+                bound,
+            )
+        if b >= -1:
+            first, last = (b + 1) * rows, min((b + 2) * rows, n)
+            _ask_for_times(first, last, time_address, fence_address, time_range, part, begin, end, group, bound)
         drawn = 0
-        for i in range(start, stop):
-            k = i - start
+        some = address[b & 1]
+        for i in range(max(b, 0) * rows, min((b + 1) * rows, n)):
+            k = i & (RING - 1)
+            eligible = _length(k, time_address, time_width, part, begin, end, group, bound)
             node = np.int64(nodes[i])
-            first = 0
-            last = 0
+            gone = 0
+            gone_end = 0
             if may_be_endpoint(node, excluded_filter) and excluded_row[node] >= 0:
-                first = excluded_indptr[excluded_row[node]]
-                last = lower_bound(excluded_rank, first, excluded_indptr[excluded_row[node] + 1], eligible[k])
-            allowed = eligible[k] - (last - first)
+                gone = excluded_indptr[excluded_row[node]]
+                gone_end = lower_bound(excluded_rank, gone, excluded_indptr[excluded_row[node] + 1], eligible)
+            allowed = eligible - (gone_end - gone)
             degree[i] = allowed
-            base = neighbor_address[part[k]] + begin[k] * width
+            count = min(allowed, fanout)
             if allowed > fanout:
                 node_type = np.uint64(1) if node >= offsets[part[k], 1] else np.uint64(0)
                 key = combine(combine(hop_key, node_type), np.uint64(stable_id[node]))
                 pick_positions(combine(key, np.uint64(cutoff[i])), allowed, fanout, table, i + 1, picked)
-                for c in range(fanout):
-                    address[drawn] = base + past_excluded(picked[c], excluded_rank, first, last) * width
-                    drawn += 1
-            else:
-                for c in range(allowed):
-                    address[drawn] = base + past_excluded(c, excluded_rank, first, last) * width
-                    drawn += 1
+            base = neighbor_address[part[k]] + begin[k] * width
+            for c in range(count):
+                rank = picked[c] if allowed > fanout else c
+                some[drawn + c] = base + past_excluded(rank, excluded_rank, gone, gone_end) * width
+                prefetch(some[drawn + c])
+            drawn += count
             indptr[i + 1] = edge + drawn
-        read_each(address[:drawn], like_indices, neighbors[edge : edge + drawn])
+        # The neighbours of the block before.
+        some = address[(b + 1) & 1]
+        for c in range(edge - read):
+            neighbors[read + c] = array_at(some[c], 1, like_indices)[0]
+        read = edge
         edge += drawn
 
 
@@ -278,35 +307,39 @@ def count_rows_until(
 ):
     """The degrees that `draw_rows_until` gives, without drawing."""
     n = nodes.shape[0]
-    part, bound = np.empty(CHUNK, np.uint64), np.empty(CHUNK, time_range.dtype)
-    begin, eligible, group = np.empty(CHUNK, np.int64), np.empty(CHUNK, np.int64), np.empty(CHUNK, np.int64)
-    for start in range(0, n, CHUNK):
-        stop = min(start + CHUNK, n)
-        _prefix_lengths(
-            nodes,
-            cutoff,
-            start,
-            stop - start,
-            offsets,
-            indptr_address,
-            like_indptr,
-            time_address,
-            fence_address,
-            coarse_address,
-            time_range,
-            part,
-            begin,
-            eligible,
-            group,
-            bound,
-        )
-        for i in range(start, stop):
+    part, bound = np.empty(RING, np.uint64), np.empty(RING, time_range.dtype)
+    begin, end, group = np.empty(RING, np.int64), np.empty(RING, np.int64), np.empty(RING, np.int64)
+    for b in range(-3, (n + BLOCK - 1) // BLOCK):
+        first, last = (b + 3) * BLOCK, min((b + 4) * BLOCK, n)
+        _ask_for_bounds(nodes, first, last, offsets, indptr_address, like_indptr, part, group)
+        if b >= -2:
+            first, last = (b + 2) * BLOCK, min((b + 3) * BLOCK, n)
+            _ask_for_fences(
+                cutoff,
+                first,
+                last,
+                like_indptr,
+                fence_address,
+                coarse_address,
+                time_range,
+                part,
+                begin,
+                end,
+                group,
+                bound,
+            )
+        if b >= -1:
+            first, last = (b + 1) * BLOCK, min((b + 2) * BLOCK, n)
+            _ask_for_times(first, last, time_address, fence_address, time_range, part, begin, end, group, bound)
+        for i in range(max(b, 0) * BLOCK, min((b + 1) * BLOCK, n)):
+            k = i & (RING - 1)
+            eligible = _length(k, time_address, time_range.itemsize, part, begin, end, group, bound)
             node = np.int64(nodes[i])
-            degree[i] = eligible[i - start]
+            degree[i] = eligible
             if may_be_endpoint(node, excluded_filter) and excluded_row[node] >= 0:
                 first = excluded_indptr[excluded_row[node]]
                 last = excluded_indptr[excluded_row[node] + 1]
-                degree[i] -= lower_bound(excluded_rank, first, last, eligible[i - start]) - first
+                degree[i] -= lower_bound(excluded_rank, first, last, eligible) - first
 
 
 @njit(nogil=True, cache=True)

@@ -16,7 +16,7 @@ from distgnn.graph import Topology
 from distgnn.kernels.address import count_up_to
 from distgnn.kernels.relabel import append_distinct_entries
 from distgnn.kernels.target_edges import endpoint_filter
-from distgnn.kernels.temporal_sampling import CHUNK, count_rows_until, draw_rows_until, rank_excluded, times_at
+from distgnn.kernels.temporal_sampling import BLOCK, count_rows_until, draw_rows_until, rank_excluded, times_at
 from distgnn.timed_rows import TimedRows, time_dtype
 from tests import naive_sampling as naive
 from tests import naive_temporal
@@ -138,7 +138,7 @@ def test_degrees_at_cutoffs_equal_counting(degrees: list[int], span: int) -> Non
     """Rows that begin and end anywhere between fences; at, before and after their timestamps; more than a chunk."""
     graph, times = rows_of_degrees(degrees, span, 5)
     rng = np.random.default_rng(6)
-    nodes = rng.integers(0, len(degrees), 3 * CHUNK + 5)
+    nodes = rng.integers(0, len(degrees), 24 * BLOCK + 5)
     cutoff = np.empty(len(nodes), np.int64)
     for k, node in enumerate(nodes):
         some = times[node] if degrees[node] else np.zeros(1, np.int64)
