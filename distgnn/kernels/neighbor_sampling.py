@@ -57,30 +57,30 @@ def pick_positions(key, allowed, fanout, table, generation, picked):
     if fanout > LINEAR_SCAN:
         _pick_with_table(key, allowed, fanout, table, generation, picked)
         return
-    n = 0
+    least = np.uint64(allowed - fanout)
+    for n in range(fanout):  # by themselves: the compiler makes several at once
+        picked[n] = np.int64(bounded(draw(key, np.uint64(n)), least + np.uint64(n + 1)))
     seen = np.uint64(0)
     if allowed <= 64:  # a bit for each rank, and no branch to guess: in short rows repetitions are common
-        for j in range(allowed - fanout, allowed):
-            rank = bounded(draw(key, np.uint64(n)), np.uint64(j + 1))
+        for n in range(fanout):
+            rank = np.uint64(picked[n])
             repeated = (seen >> rank) & np.uint64(1)
-            rank += repeated * (np.uint64(j) - rank)
+            rank += repeated * (least + np.uint64(n) - rank)
             seen |= np.uint64(1) << rank
             picked[n] = np.int64(rank)
-            n += 1
         return
     # A bit for the last six of each rank: most repetitions are ruled out without a scan.
-    for j in range(allowed - fanout, allowed):
-        rank = np.int64(bounded(draw(key, np.uint64(n)), np.uint64(j + 1)))
+    for n in range(fanout):
+        rank = picked[n]
         bit = np.uint64(1) << np.uint64(rank & 63)
         if seen & bit:
             for i in range(n):
                 if picked[i] == rank:
-                    rank = j
+                    rank = allowed - fanout + n
                     bit = np.uint64(1) << np.uint64(rank & 63)
                     break
         seen |= bit
         picked[n] = rank
-        n += 1
 
 
 @njit(nogil=True, cache=True)
