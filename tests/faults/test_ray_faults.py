@@ -207,7 +207,7 @@ def test_a_stopped_worker_is_named_with_its_stage_and_replaced(
     place = f"in stage {stood.stage}, fit step {stood.step + 1}; restart 1 of 3"
     said = rf"worker [01] \(process {victim.pid} on 127.0.0.1\) is stopped {place}"
     assert re.search(said, job.driver.output), job.driver.output
-    victim.wait_until_killed(job.driver)
+    victim.wait_until_ended(job.driver)
     job.finish()
     assert curve_difference(job.run, undisturbed) == ""
     note(Outcome("Ray: SIGSTOP", stage, stood.step + 1, "restarted, same curve", job.driver.seconds))
