@@ -61,6 +61,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
         found = start(tmp_path_factory.mktemp("ray"))
     yield found
     kill([found.head(), *found.head().children(recursive=True)])
+    found.script("stop")  # for its folder in /tmp
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +193,7 @@ def test_three_killed_workers_in_one_run_cost_nothing_but_time(
         ("update", []),
         ("exchange of rows", ["cluster.exchange=messages"]),
         ("communication thread", ["sampler.topology=partitioned"]),
-        ("checkpoint", ["train.checkpoint_every=2"]),
+        ("checkpoint", ["train.checkpoint_every=20"]),
     ],
 )
 def test_a_stopped_worker_is_named_with_its_stage_and_replaced(
