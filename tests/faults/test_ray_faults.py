@@ -214,18 +214,19 @@ def test_a_stopped_worker_is_named_with_its_stage_and_replaced(
     note(Outcome("Ray: SIGSTOP", stage, stood.step + 1, "restarted, same curve", job.driver.seconds))
 
 
+@pytest.mark.parametrize("moment", ["it starts workers", "they train"])
 def test_a_killed_controller_is_replaced(
-    cluster: LocalCluster, start_job: Begin, undisturbed: Path, note: Note
+    cluster: LocalCluster, start_job: Begin, undisturbed: Path, moment: str, note: Note
 ) -> None:
     """Ray's own: its workers end with it, and the driver starts another."""
     job = start_job()
-    job.until(lambda: n_records(job.run) >= 90)
+    job.until(lambda: n_records(job.run) >= 90 if moment == "they train" else cluster.train_workers())
     (controller,) = cluster.processes("TrainController")
     os.kill(controller.pid, signal.SIGKILL)
     said = job.finish()
     assert re.search("Ray could not start the workers, or has lost their controller: .*; restart 1 of 3", said), said
     assert curve_difference(job.run, undisturbed) == ""
-    note(Outcome("Ray: SIGKILL of its controller", "any", None, "restarted, same curve", job.driver.seconds))
+    note(Outcome("Ray: SIGKILL of its controller", moment, None, "restarted, same curve", job.driver.seconds))
 
 
 @pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
