@@ -20,6 +20,7 @@ from pathlib import Path
 
 import psutil
 
+from distgnn import storage
 from distgnn.report.table import format_table
 from distgnn.training.checkpoint import checkpoint_folders, list_checkpoints
 
@@ -151,15 +152,15 @@ def _orphans(names: set[str]) -> set[str]:
     return names - used
 
 
-def losses(run: Path) -> dict[tuple[str, int], float]:
-    """By phase and step; every step must be there once."""
-    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+def losses(run: Path | str) -> dict[tuple[str, int], float]:
+    """By phase and step, of a run at a path or URI; every step must be there once."""
+    records = map(json.loads, storage.read_bytes(storage.join(str(run), "metrics.jsonl")).splitlines())
     found = [((r["phase"], r["step"]), r["loss"]) for r in records if "loss" in r]
     assert len(found) == len(dict(found)), "a step is recorded twice"
     return dict(found)
 
 
-def curve_difference(run: Path, undisturbed: Path) -> str:
+def curve_difference(run: Path | str, undisturbed: Path) -> str:
     """In words, where the losses of two runs part; empty: they are equal to the bit."""
     got, expected = losses(run), losses(undisturbed)
     if got.keys() != expected.keys():
