@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -43,6 +44,12 @@ class Outcome:
     step: int | None
     happened: str
     seconds: float
+
+
+def in_short(line: str) -> str:
+    """What a run has ended with, for the table: without the folders that are this machine's, cut to 90 characters."""
+    said = re.sub(r"""(?:^|(?<=[\s'"]))(?:\w+:/)?(?:/[^/ :]+)+/""", "", line.removeprefix("distgnn: "))
+    return said if len(said) <= 90 else f"{said[:87]}..."
 
 
 def outcome_table(outcomes: Sequence[Outcome]) -> str:

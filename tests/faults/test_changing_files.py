@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from distgnn.training.checkpoint import list_checkpoints
-from tests.faults.harness import Outcome, curve_difference, damaged_checkpoints
+from tests.faults.harness import Outcome, curve_difference, damaged_checkpoints, in_short
 from tests.faults.small_runs import (
     EVERY,
     SmallRuns,
@@ -52,7 +52,7 @@ def test_a_mapped_file_that_changes_ends_the_run_and_no_checkpoint_is_made_of_it
     }[what]
     line = end_in_words(run, 1 if what == "cut" else 2, *words, "--resume")
     assert checkpoint_steps(runs.run) == [EVERY]
-    note(Outcome(f"partition file: {what}, {workers} workers", "step", STEP, line[:70], run.seconds))
+    note(Outcome(f"partition file: {what}, {workers} workers", "step", STEP, in_short(line), run.seconds))
     file.write_bytes(sound)
     if workers == "2":
         goes_on(runs, undisturbed)
@@ -68,7 +68,7 @@ def test_memory_that_runs_out_names_worker_and_step(runs: SmallRuns, note: Note,
     line = end_in_words(run, 2, *words)
     assert checkpoint_steps(runs.run) == [EVERY]
     assert damaged_checkpoints(runs.run) == []
-    note(Outcome(f"memory limit, {workers} workers", "step", STEP, line[:90], run.seconds))
+    note(Outcome(f"memory limit, {workers} workers", "step", STEP, in_short(line), run.seconds))
 
 
 def _spoil(file: Path, how: str) -> None:
@@ -98,5 +98,6 @@ def test_damaged_checkpoints_are_passed_over_and_all_damaged_are_refused(
         note(Outcome(f"checkpoint shard {how}", "resume", newest.step, "the one before; same curve", again.seconds))
     for info in list_checkpoints(str(runs.run)):
         _spoil(Path(info.uri) / "shard-0001.safetensors", "truncated")
-    line = end_in_words(runs.train("--resume"), 2, "none of its checkpoints is intact", "restore the files")
-    note(Outcome("all checkpoints truncated", "resume", None, line[:70], 0.0))
+    last = runs.train("--resume")
+    line = end_in_words(last, 2, "none of its checkpoints is intact", "restore the files")
+    note(Outcome("all checkpoints truncated", "resume", None, in_short(line), last.seconds))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from distgnn.partition.dataset import PreparedDataset
-from tests.faults.harness import Outcome
+from tests.faults.harness import Outcome, in_short
 from tests.faults.small_runs import (
     EVERY,
     SmallRuns,
@@ -62,7 +62,7 @@ def test_a_run_stops_in_words_and_goes_on_once_there_is_room(
     assert hidden(runs.work) == []
     assert checkpoint_steps(runs.run) == [EVERY * (i + 1) for i in range(whole)]
     assert runs.run.exists() == (whole > 0)
-    note(Outcome(f"disk full: {what}", "writing", whole * EVERY, line.partition(": ")[2][-70:], run.seconds))
+    note(Outcome(f"disk full: {what}", "writing", whole * EVERY, in_short(line), run.seconds))
     goes_on(runs, undisturbed)
 
 
@@ -76,7 +76,7 @@ def test_no_half_dataset_is_published(runs: SmallRuns, library: Path, note: Note
     line = end_in_words(run, 2, "dataset", "No space left on device", "free); free some space or write elsewhere")
     assert not out.exists()
     assert hidden(runs.work) == []
-    note(Outcome(f"disk full: {what}", "prepare", None, line[-70:], run.seconds))
+    note(Outcome(f"disk full: {what}", "prepare", None, in_short(line), run.seconds))
     end_well(runs.start("prepare", *words))
     PreparedDataset.open(str(out))
 
@@ -91,7 +91,7 @@ def test_a_timeline_that_finds_no_room_is_lost_and_the_run_is_not(
     assert "No space left on device" in line
     assert not trace.exists()
     assert hidden(runs.work) == []
-    note(Outcome("disk full: timeline", "writing", None, line[:70], run.seconds))
+    note(Outcome("disk full: timeline", "writing", None, in_short(line), run.seconds))
 
 
 @pytest.mark.slow
@@ -105,4 +105,4 @@ def test_a_limit_on_the_size_of_files(runs: SmallRuns, note: Note) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not runs.run.exists()
-    note(Outcome("limit on file sizes", "checkpoint", EVERY, line[-70:], run.seconds))
+    note(Outcome("limit on file sizes", "checkpoint", EVERY, in_short(line), run.seconds))

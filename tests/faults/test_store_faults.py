@@ -15,7 +15,7 @@ import s3fs
 from distgnn import storage
 from distgnn.types import UserError
 from tests.faults.faulty_store import Fault, FaultyStore, error, late, reset, short
-from tests.faults.harness import Outcome, curve_difference
+from tests.faults.harness import Outcome, curve_difference, in_short
 from tests.faults.small_runs import (
     EVERY,
     SmallRuns,
@@ -148,7 +148,7 @@ def test_a_store_that_fails_for_good_stops_the_run_which_then_goes_on(
     store.misbehave(FAULTS[name], "PUT", f"step-{2 * EVERY:08d}-fit/shard-0001")
     run = runs.start("train", *data)
     line = end_in_words(run, 2, "shard-0001.safetensors: cannot be written: ")
-    note(Outcome(f"store: {name}, for good", "checkpoint", 2 * EVERY, line[-70:], run.seconds))
+    note(Outcome(f"store: {name}, for good", "checkpoint", 2 * EVERY, in_short(line), run.seconds))
     store.misbehave(short, times=0)
     said = end_well(runs.start("train", *data, "--resume"))
     assert f"going on from fit step {EVERY} on 2 workers" in said
