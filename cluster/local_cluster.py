@@ -73,10 +73,11 @@ def last_started() -> dict[str, Any] | None:
 def read_state() -> dict[str, Any] | None:
     """What was started and is still running."""
     state = last_started()
+    if state is None:
+        return None
     try:
-        process = psutil.Process(state["pid"]) if state else None
-        runs = process and process.create_time() == state["created"] and process.status() != psutil.STATUS_ZOMBIE
-        return state if runs else None
+        process = psutil.Process(state["pid"])
+        return state if process.create_time() == state["created"] and process.status() != psutil.STATUS_ZOMBIE else None
     except psutil.NoSuchProcess:
         return None
 
@@ -165,8 +166,10 @@ def _end_processes() -> bool:
 def _left_of_last() -> list[psutil.Process]:
     """Processes of the last start's session, some of which outlive a head that is killed; each writes Ray's logs."""
     state = last_started()
+    if state is None:
+        return []
     found = []
-    for process in psutil.process_iter() if state else ():
+    for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
             if os.getsid(process.pid) == state["pid"] and any(
                 Path(file.path).is_relative_to(session_folder()) for file in process.open_files()

@@ -48,7 +48,7 @@ class Outcome:
 
 def in_short(line: str) -> str:
     """What a run has ended with, for the table: without the folders that are this machine's, cut to 90 characters."""
-    said = re.sub(r"""(?:^|(?<=[\s'"]))(?:\w+:/)?(?:/[^/ :]+)+/""", "", line.removeprefix("distgnn: "))
+    said = re.sub(r"""(?:^|(?<=[\s'"(]))(?:\w+:/)?(?:/[^/ :]+)+/""", "", line.removeprefix("distgnn: "))
     return said if len(said) <= 90 else f"{said[:87]}..."
 
 
