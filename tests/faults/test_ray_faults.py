@@ -180,7 +180,8 @@ def test_three_killed_workers_in_one_run_cost_nothing_but_time(
         job.until(lambda: f"restart {part + 1} of 3" in job.driver.output)  # noqa: B023
         said = rf"worker [01] \(process {victim.pid} on 127.0.0.1\) has died: its process was killed, .*; restart"
         assert re.search(said, job.driver.output), job.driver.output
-        note(Outcome(f"Ray, {topology}: SIGKILL", stood.stage, stood.step + 1, "restarted", job.driver.seconds))
+        stage = stood.stage if wanted == ANYWHERE else wanted
+        note(Outcome(f"Ray, {topology}: SIGKILL", stage, stood.step + 1, "restarted", job.driver.seconds))
     job.finish()
     assert curve_difference(job.run, undisturbed) == ""
     note(Outcome(f"Ray, {topology}: the 3 above", "", None, "completed, same curve", job.driver.seconds))
