@@ -81,6 +81,7 @@ class MarkedRun:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=_default_signals,
             )
 
     @property
@@ -119,6 +120,12 @@ class MarkedRun:
         files = (path for path in sorted(self.temporary.rglob("*")) if not path.name.startswith("torchinductor_"))
         found += [f"file {path}" for path in files]  # that one torch makes when it is imported, for the machine
         return found + [f"shared memory {name}" for name in sorted(_orphans(_shared_memory() - self._shared_before))]
+
+
+def _default_signals() -> None:
+    """Tests under nohup, or behind a shell's `&`, would pass on that these are ignored."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def marked_processes(mark: str) -> list[psutil.Process]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -67,3 +68,14 @@ def test_a_line_in_short_has_no_folders_but_the_files_name() -> None:
         == "users.npy: altered at http://1.2.3.4:80/x"
     )
     assert len(in_short("x" * 200)) == 90
+
+
+def test_signals_that_the_tests_own_shell_ignores_reach_a_run(tmp_path: Path) -> None:
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGHUP)}
+    try:
+        run = MarkedRun(["sleep", "600"], tmp_path)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    run.process.send_signal(signal.SIGHUP)
+    assert run.wait(30) == -signal.SIGHUP
