@@ -12,6 +12,7 @@ import json
 import os
 import secrets
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -60,13 +61,24 @@ def environment(state: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def read_state() -> dict[str, Any] | None:
-    """What was started and is still running."""
+def last_started() -> dict[str, Any] | None:
+    """What was started, running or not."""
     try:
         state: dict[str, Any] = json.loads((home() / "state.json").read_text(encoding="utf-8"))
+        return state if {"pid", "created"} <= state.keys() else None
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def read_state() -> dict[str, Any] | None:
+    """What was started and is still running."""
+    state = last_started()
+    if state is None:
+        return None
+    try:
         process = psutil.Process(state["pid"])
         return state if process.create_time() == state["created"] and process.status() != psutil.STATUS_ZOMBIE else None
-    except (OSError, ValueError, KeyError, psutil.NoSuchProcess):
+    except psutil.NoSuchProcess:
         return None
 
 
@@ -76,6 +88,7 @@ def start(options: list[str]) -> None:
         print("already running")
         status()
         return
+    _end_processes()  # that a killed head has left
     home().mkdir(parents=True, exist_ok=True, mode=0o700)
     session_folder().mkdir(mode=0o700, exist_ok=True)
     if session_folder().stat().st_uid != os.getuid():
@@ -116,7 +129,9 @@ def start(options: list[str]) -> None:
     while not _answers(state):
         if process.poll() is not None or time.monotonic() > deadline:
             reason = f"ended with status {process.poll()}" if process.poll() is not None else "does not answer"
-            stop()
+            _end_processes()
+            with contextlib.suppress(OSError):
+                session_folder().rmdir()  # where Ray has written nothing that says why
             raise ClusterError(f"ray start {reason}; see {home() / 'log'}")
         time.sleep(0.25)
     status()
@@ -124,23 +139,43 @@ def start(options: list[str]) -> None:
 
 
 def stop() -> None:
-    """End the processes that start started, and theirs; no other."""
-    state = read_state()
-    if state is None:
-        print("not running")
-        return
-    head = psutil.Process(state["pid"])
-    started = [*head.children(recursive=True), head]
-    with contextlib.suppress(psutil.NoSuchProcess):
-        head.terminate()  # it ends its own; then whatever is left, first by asking
-    _, alive = psutil.wait_procs(started, timeout=STOP_SECONDS)
+    """End the processes that start started, and theirs; no other. Ray's files go with them where they are in /tmp."""
+    print("stopped" if _end_processes() else "not running")
+    if session_folder().parent != home():
+        shutil.rmtree(session_folder(), ignore_errors=True)
+
+
+def _end_processes() -> bool:
+    """Whether there were any."""
+    state, started = read_state(), _left_of_last()
+    if state is not None:
+        head = psutil.Process(state["pid"])
+        started = [*{*started, *head.children(recursive=True), head}]
+        with contextlib.suppress(psutil.NoSuchProcess):
+            head.terminate()  # it ends its own; then whatever is left, first by asking
+    _, alive = psutil.wait_procs(started, timeout=STOP_SECONDS if state else 0)
     for end in (psutil.Process.terminate, psutil.Process.kill):
         for process in alive:
             with contextlib.suppress(psutil.NoSuchProcess):
                 end(process)
         _, alive = psutil.wait_procs(alive, timeout=STOP_SECONDS)
     (home() / "state.json").unlink(missing_ok=True)
-    print("stopped")
+    return bool(started)
+
+
+def _left_of_last() -> list[psutil.Process]:
+    """Processes of the last start's session, some of which outlive a head that is killed; each writes Ray's logs."""
+    state = last_started()
+    if state is None:
+        return []
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if os.getsid(process.pid) == state["pid"] and any(
+                Path(file.path).is_relative_to(session_folder()) for file in process.open_files()
+            ):
+                found += [process, *process.children(recursive=True)]
+    return found
 
 
 def status() -> int:

@@ -83,3 +83,12 @@ def system_refusal(
     if is_out_of_memory(error):
         return UserError(f"{start}out of memory: {first_line(error)}; {memory_advice}")
     return None
+
+
+def read_failure(name: str, error: BaseException, otherwise: str) -> UserError:
+    """What to tell the user of a file that cannot be read or mapped: memory is short, or else what is said of it.
+
+    Args:
+        name: of the file. otherwise: what is the matter with it where memory is not short, and what to do.
+    """
+    return system_refusal(error, name) or UserError(f"{name}: {otherwise}")

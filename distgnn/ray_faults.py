@@ -21,6 +21,8 @@ from ray.train.torch.config import _TorchBackend
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 from ray.train.v2._internal.execution.scaling_policy import autoscaling_coordinator_client as reservations
+from ray.train.v2._internal.execution.worker_group import WorkerGroup
+from ray.util.placement_group import PlacementGroup
 
 from distgnn import beat
 from distgnn.training.supervision import failed_by_others, is_stopped
@@ -34,10 +36,12 @@ _RAY_LOOKS_SECONDS = 40.0  # until Ray has noticed which nodes there are
 
 @ray.remote
 class Mailbox:
-    """Where the driver finds a user's mistake, for which no attempt is made again, and what ended the last attempt."""
+    """Where the driver finds a user's mistake, for which no attempt is made again, and of the last attempt what it held
+    and what ended it."""
 
     def __init__(self) -> None:
         self._mistake = self._fault = ""
+        self._placement: PlacementGroup | None = None
 
     def leave_mistake(self, message: str) -> None:
         """The first one is kept."""
@@ -54,6 +58,14 @@ class Mailbox:
     def fault(self) -> str:
         """Empty: none."""
         return self._fault
+
+    def leave_placement(self, placement: PlacementGroup) -> None:
+        """The last one is kept."""
+        self._placement = placement
+
+    def placement(self) -> PlacementGroup | None:
+        """None: nothing has been placed."""
+        return self._placement
 
 
 class ProcessGroup(TorchConfig):
@@ -86,9 +98,14 @@ class FaultWatch(ControllerCallback, WorkerGroupCallback):
         self._workers: list[Any] = []
         self._alarm: threading.Timer | None = None
 
-    def after_controller_start(self, train_run_context: Any) -> None:
-        """What a killed run has reserved for a range of workers, Ray would keep for three minutes."""
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """In the controller, before it reserves. What a killed run has reserved, Ray would keep for three minutes."""
+        self.__dict__.update(state)
         reservations.AUTOSCALING_REQUESTS_EXPIRE_TIME_S = _RESERVED_SECONDS
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        """Before the first group."""
+        self._tell_placements()
         self._await_room()
 
     @contextmanager
@@ -129,6 +146,17 @@ class FaultWatch(ControllerCallback, WorkerGroupCallback):
         ray.get(self._mailbox.leave_fault.remote(fault))
         if self._failures <= self._restarts:
             print(f"{fault}; restart {self._failures} of {self._restarts}", file=sys.stderr, flush=True)
+
+    def _tell_placements(self) -> None:
+        """Ray forgets the CPUs of a group that is being started, while the driver lives, if its controller dies."""
+        place = WorkerGroup._create_placement_group
+
+        def place_and_tell(*arguments: Any) -> Any:
+            handle = place(*arguments)
+            self._mailbox.leave_placement.remote(handle.placement_group)
+            return handle
+
+        WorkerGroup._create_placement_group = place_and_tell
 
     def _await_room(self) -> None:
         """Ray would wait for ever for as many nodes as the smallest number of workers needs."""

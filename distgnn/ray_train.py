@@ -24,6 +24,7 @@ from ray.exceptions import RayActorError, RayError
 from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError
+from ray.util.placement_group import remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distgnn import ray_probe, storage
@@ -126,7 +127,10 @@ def _fit(
         try:
             outcome: dict[str, Any] = trainer.fit().return_value
         except (TrainingFailedError, RayActorError) as error:
-            mistake, fault = ray.get([task["mailbox"].mistake.remote(), task["mailbox"].fault.remote()])
+            box = task["mailbox"]
+            mistake, fault, placement = ray.get([box.mistake.remote(), box.fault.remote(), box.placement.remote()])
+            if placement is not None:
+                remove_placement_group(placement)  # a controller that has died while it started workers left it
             if mistake:
                 raise UserError(mistake) from None
             if _found_no_room(error):

@@ -13,6 +13,7 @@ import pyarrow as pa
 from fsspec import AbstractFileSystem
 
 from distgnn import storage
+from distgnn.errors import first_line, read_failure
 from distgnn.types import UserError
 
 FORMATS = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".pq": "parquet", ".txt": "lightgcn"}
@@ -73,16 +74,11 @@ def reading(name: str) -> Iterator[None]:
         raise UserError(f"{name}: no permission to read it") from error
     except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
         what = "cannot be read, it is damaged or not what its name says"
-        raise UserError(f"{name}: {what}: {_first_line(error)}") from error
+        raise read_failure(name, error, f"{what}: {first_line(error)}") from error
     except Exception as error:  # a remote store's client has exceptions of its own
         if storage.is_local(name):
             raise
-        raise UserError(f"{name}: cannot be read: {_first_line(error)}") from error
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__
+        raise UserError(f"{name}: cannot be read: {first_line(error)}") from error
 
 
 def _suffixes(path: str) -> tuple[str, str | None]:

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from distgnn import resources, storage
+from distgnn.errors import read_failure
 from distgnn.export.format import (
     DTYPES,
     FILES,
@@ -150,11 +151,12 @@ def _parsing(uri: str, name: str) -> Iterator[None]:
     try:
         yield
     except (OSError, EOFError, pa.ArrowException) as error:
-        raise _foreign(uri, name, str(error)) from error
+        raise _foreign(uri, name, error) from error
 
 
-def _foreign(uri: str, name: str, why: str) -> UserError:
-    return UserError(f"{storage.join(uri, name)}: not a file of an export ({why}); export the run again")
+def _foreign(uri: str, name: str, why: str | Exception) -> UserError:
+    place, said = storage.join(uri, name), f"not a file of an export ({why}); export the run again"
+    return read_failure(place, why, said) if isinstance(why, Exception) else UserError(f"{place}: {said}")
 
 
 class _RowReader:
@@ -222,7 +224,7 @@ def _read_fold_in(uri: str, path: Path, dim: int) -> np.ndarray:
     try:
         array = np.lib.format.read_array(io.BytesIO(path.read_bytes()), allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise _foreign(uri, FOLD_IN, str(error)) from error
+        raise _foreign(uri, FOLD_IN, error) from error
     if array.dtype != np.float32 or array.shape != (dim, dim):
         raise _foreign(uri, FOLD_IN, f"{array.dtype} {array.shape} instead of float32 ({dim}, {dim})")
     return array

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from distgnn import storage
+from distgnn.errors import read_failure
 from distgnn.graph import Topology
 from distgnn.kernels.alias_tables import WORDS
 from distgnn.kernels.edges import find_in_rows
@@ -137,7 +138,7 @@ class PreparedDataset:
         try:
             return _map_array(path)
         except (OSError, ValueError, EOFError) as error:
-            raise UserError(f"{storage.join(self.path, file)}: damaged ({error}); prepare it again") from error
+            raise self._unreadable(file, error) from error
 
     def partitionings(self) -> list[str]:
         """Names (`metis-8`) of the partitionings that the dataset has."""
@@ -319,7 +320,11 @@ class PreparedDataset:
         try:
             return pq.read_table(path, columns=columns, partitioning=None)
         except (OSError, pa.ArrowException) as error:
-            raise UserError(f"{storage.join(self.path, file)}: damaged ({error}); prepare it again") from error
+            raise self._unreadable(file, error) from error
+
+    def _unreadable(self, file: str, error: Exception) -> UserError:
+        """A file can be sound, and memory too short to read or map it."""
+        return read_failure(storage.join(self.path, file), error, f"damaged ({error}); prepare it again")
 
 
 def is_prepared(path: str) -> bool:

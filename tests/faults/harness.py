@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import psutil
 
+from distgnn import storage
 from distgnn.report.table import format_table
 from distgnn.training.checkpoint import checkpoint_folders, list_checkpoints
 
@@ -42,6 +44,12 @@ class Outcome:
     step: int | None
     happened: str
     seconds: float
+
+
+def in_short(line: str) -> str:
+    """What a run has ended with, for the table: without the folders that are this machine's, cut to 90 characters."""
+    said = re.sub(r"""(?:^|(?<=[\s'"(]))(?:\w+:/)?(?:/[^/ :]+)+/""", "", line.removeprefix("distgnn: "))
+    return said if len(said) <= 90 else f"{said[:87]}..."
 
 
 def outcome_table(outcomes: Sequence[Outcome]) -> str:
@@ -73,6 +81,7 @@ class MarkedRun:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=_default_signals,
             )
 
     @property
@@ -113,6 +122,12 @@ class MarkedRun:
         return found + [f"shared memory {name}" for name in sorted(_orphans(_shared_memory() - self._shared_before))]
 
 
+def _default_signals() -> None:
+    """Tests under nohup, or behind a shell's `&`, would pass on that these are ignored."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def marked_processes(mark: str) -> list[psutil.Process]:
     """Processes with the mark in the environment that they were started with."""
     wanted, found = f"{_MARK}={mark}".encode(), []
@@ -151,15 +166,15 @@ def _orphans(names: set[str]) -> set[str]:
     return names - used
 
 
-def losses(run: Path) -> dict[tuple[str, int], float]:
-    """By phase and step; every step must be there once."""
-    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+def losses(run: Path | str) -> dict[tuple[str, int], float]:
+    """By phase and step, of a run at a path or URI; every step must be there once."""
+    records = map(json.loads, storage.read_bytes(storage.join(str(run), "metrics.jsonl")).splitlines())
     found = [((r["phase"], r["step"]), r["loss"]) for r in records if "loss" in r]
     assert len(found) == len(dict(found)), "a step is recorded twice"
     return dict(found)
 
 
-def curve_difference(run: Path, undisturbed: Path) -> str:
+def curve_difference(run: Path | str, undisturbed: Path) -> str:
     """In words, where the losses of two runs part; empty: they are equal to the bit."""
     got, expected = losses(run), losses(undisturbed)
     if got.keys() != expected.keys():

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from distgnn.training.checkpoint import list_checkpoints
 from tests.faults.harness import MarkedRun, curve_difference, damaged_checkpoints
 
 LIMIT_SECONDS = 150.0
@@ -75,6 +76,14 @@ class SmallRuns:
         return self.start("train", *data, *words, module=module, environment=environment, **options)
 
 
+def end_well(run: MarkedRun) -> str:
+    """The run ends with exit code 0, and leaves nothing; what it has said."""
+    assert run.wait(LIMIT_SECONDS) == 0, run.output
+    left = run.left()
+    assert not left, left
+    return run.output
+
+
 def end_in_words(run: MarkedRun, code: int, *words: str) -> str:
     """The run ends with this exit code and one line that has these words, and leaves nothing; the line."""
     got, output = run.wait(LIMIT_SECONDS), run.output
@@ -92,11 +101,15 @@ def end_in_words(run: MarkedRun, code: int, *words: str) -> str:
 def goes_on(runs: SmallRuns, undisturbed: Path, **options: str) -> str:
     """The run, resumed without the fault, comes to the undisturbed curve; what it has said."""
     assert damaged_checkpoints(runs.run) == []
-    again = runs.train("--resume", **options)
-    assert again.wait(LIMIT_SECONDS) == 0, again.output
+    said = end_well(runs.train("--resume", **options))
     assert curve_difference(runs.run, undisturbed) == ""
     assert hidden(runs.work) == []
-    return again.output
+    return said
+
+
+def checkpoint_steps(run: Path) -> list[int]:
+    """Steps of its checkpoints that are whole by their manifests."""
+    return [info.step for info in list_checkpoints(str(run))]
 
 
 def hidden(folder: Path) -> list[str]:
@@ -112,8 +125,7 @@ def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_log(folder / "log.parquet")
     runs = SmallRuns(folder, tmp_path_factory.mktemp("prepare"))
     out = ("--input", str(runs.log), "--parts", "2", "--out", str(runs.dataset))
-    run = runs.start("prepare", *out)
-    assert run.wait(LIMIT_SECONDS) == 0, run.output
+    end_well(runs.start("prepare", *out))
     return folder
 
 
@@ -121,8 +133,7 @@ def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def undisturbed(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run that nothing disturbs."""
     runs = SmallRuns(small_data, tmp_path_factory.mktemp("undisturbed"))
-    run = runs.train()
-    assert run.wait(LIMIT_SECONDS) == 0, run.output
+    end_well(runs.train())
     return runs.run
 
 

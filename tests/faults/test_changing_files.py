@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from distgnn.training.checkpoint import list_checkpoints
-from tests.faults.harness import Outcome, curve_difference, damaged_checkpoints
+from tests.faults.harness import Outcome, curve_difference, damaged_checkpoints, in_short
 from tests.faults.small_runs import (
     EVERY,
-    LIMIT_SECONDS,
     SmallRuns,
+    checkpoint_steps,
     end_in_words,
+    end_well,
     goes_on,
     in_worker,
     own_dataset,
@@ -50,8 +51,8 @@ def test_a_mapped_file_that_changes_ends_the_run_and_no_checkpoint_is_made_of_it
         "remove": (f"{INDICES}: has gone while it was in use",),
     }[what]
     line = end_in_words(run, 1 if what == "cut" else 2, *words, "--resume")
-    assert [c.step for c in list_checkpoints(str(runs.run))] == [EVERY]
-    note(Outcome(f"partition file: {what}, {workers} workers", "step", STEP, line[:70], run.seconds))
+    assert checkpoint_steps(runs.run) == [EVERY]
+    note(Outcome(f"partition file: {what}, {workers} workers", "step", STEP, in_short(line), run.seconds))
     file.write_bytes(sound)
     if workers == "2":
         goes_on(runs, undisturbed)
@@ -65,9 +66,9 @@ def test_memory_that_runs_out_names_worker_and_step(runs: SmallRuns, note: Note,
     run = runs.train(**in_worker(int(workers) - 1, STEP, "memory 0"), **wide)
     words = (f"worker {int(workers) - 1} in stage ", ", fit step ", ": out of memory: ", "lower model.dim")
     line = end_in_words(run, 2, *words)
-    assert [c.step for c in list_checkpoints(str(runs.run))] == [EVERY]
+    assert checkpoint_steps(runs.run) == [EVERY]
     assert damaged_checkpoints(runs.run) == []
-    note(Outcome(f"memory limit, {workers} workers", "step", STEP, line[:90], run.seconds))
+    note(Outcome(f"memory limit, {workers} workers", "step", STEP, in_short(line), run.seconds))
 
 
 def _spoil(file: Path, how: str) -> None:
@@ -84,20 +85,19 @@ def _spoil(file: Path, how: str) -> None:
 def test_damaged_checkpoints_are_passed_over_and_all_damaged_are_refused(
     runs: SmallRuns, undisturbed: Path, note: Note
 ) -> None:
-    first = runs.train()
-    assert first.wait(LIMIT_SECONDS) == 0, first.output
+    end_well(runs.train())
     for how in ("missing", "truncated", "altered"):
         newest = list_checkpoints(str(runs.run))[-1]
         _spoil(Path(newest.uri) / "shard-0001.safetensors", how)
         again = runs.train("--resume")
-        assert again.wait(LIMIT_SECONDS) == 0, again.output
-        said = "missing" if how == "missing" else "altered or truncated"
-        assert f"{newest.name}/shard-0001.safetensors: {said}" in again.output
-        assert f"step-{2 * EVERY:08d}-fit is taken instead" in again.output
+        said = end_well(again)
+        what = "missing" if how == "missing" else "altered or truncated"
+        assert f"{newest.name}/shard-0001.safetensors: {what}" in said
+        assert f"step-{2 * EVERY:08d}-fit is taken instead" in said
         assert curve_difference(runs.run, undisturbed) == ""
-        assert again.left() == []
         note(Outcome(f"checkpoint shard {how}", "resume", newest.step, "the one before; same curve", again.seconds))
     for info in list_checkpoints(str(runs.run)):
         _spoil(Path(info.uri) / "shard-0001.safetensors", "truncated")
-    line = end_in_words(runs.train("--resume"), 2, "none of its checkpoints is intact", "restore the files")
-    note(Outcome("all checkpoints truncated", "resume", None, line[:70], 0.0))
+    last = runs.train("--resume")
+    line = end_in_words(last, 2, "none of its checkpoints is intact", "restore the files")
+    note(Outcome("all checkpoints truncated", "resume", None, in_short(line), last.seconds))

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from distgnn.partition.dataset import PreparedDataset
-from distgnn.training.checkpoint import list_checkpoints
-from tests.faults.harness import Outcome
+from tests.faults.harness import Outcome, in_short
 from tests.faults.small_runs import (
     EVERY,
-    LIMIT_SECONDS,
     SmallRuns,
+    checkpoint_steps,
     end_in_words,
+    end_well,
     goes_on,
     hidden,
     library,
@@ -60,10 +60,9 @@ def test_a_run_stops_in_words_and_goes_on_once_there_is_room(
     shown = file.replace("/.", "/").rpartition("/")[2]
     line = end_in_words(run, 2, shown, "No space left on device", "free); free some space or write elsewhere")
     assert hidden(runs.work) == []
-    checkpoints = list_checkpoints(str(runs.run))
-    assert [c.step for c in checkpoints] == [EVERY * (i + 1) for i in range(whole)]
+    assert checkpoint_steps(runs.run) == [EVERY * (i + 1) for i in range(whole)]
     assert runs.run.exists() == (whole > 0)
-    note(Outcome(f"disk full: {what}", "writing", whole * EVERY, line.partition(": ")[2][-70:], run.seconds))
+    note(Outcome(f"disk full: {what}", "writing", whole * EVERY, in_short(line), run.seconds))
     goes_on(runs, undisturbed)
 
 
@@ -77,9 +76,8 @@ def test_no_half_dataset_is_published(runs: SmallRuns, library: Path, note: Note
     line = end_in_words(run, 2, "dataset", "No space left on device", "free); free some space or write elsewhere")
     assert not out.exists()
     assert hidden(runs.work) == []
-    note(Outcome(f"disk full: {what}", "prepare", None, line[-70:], run.seconds))
-    again = runs.start("prepare", *words)
-    assert again.wait(LIMIT_SECONDS) == 0, again.output
+    note(Outcome(f"disk full: {what}", "prepare", None, in_short(line), run.seconds))
+    end_well(runs.start("prepare", *words))
     PreparedDataset.open(str(out))
 
 
@@ -89,13 +87,11 @@ def test_a_timeline_that_finds_no_room_is_lost_and_the_run_is_not(
 ) -> None:
     trace = runs.work / "trace.json"
     run = runs.train("--trace", str(trace), environment=preloaded(library, file=".trace.json.partial", bytes="9000"))
-    assert run.wait(LIMIT_SECONDS) == 0, run.output
-    (line,) = [line for line in run.output.splitlines() if "the timeline is lost" in line]
+    (line,) = [line for line in end_well(run).splitlines() if "the timeline is lost" in line]
     assert "No space left on device" in line
     assert not trace.exists()
     assert hidden(runs.work) == []
-    assert run.left() == []
-    note(Outcome("disk full: timeline", "writing", None, line[:70], run.seconds))
+    note(Outcome("disk full: timeline", "writing", None, in_short(line), run.seconds))
 
 
 @pytest.mark.slow
@@ -109,4 +105,4 @@ def test_a_limit_on_the_size_of_files(runs: SmallRuns, note: Note) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not runs.run.exists()
-    note(Outcome("limit on file sizes", "checkpoint", EVERY, line[-70:], run.seconds))
+    note(Outcome("limit on file sizes", "checkpoint", EVERY, in_short(line), run.seconds))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.faults.harness import MarkedRun, Outcome, curve_difference, outcome_table
+from tests.faults.harness import MarkedRun, Outcome, curve_difference, in_short, outcome_table
 
 _LEAVES = """
 import pathlib, subprocess, sys, tempfile
@@ -55,3 +56,26 @@ def test_another_curve_is_seen(tmp_path: Path) -> None:
 def test_the_table_has_a_row_an_outcome() -> None:
     table = outcome_table([Outcome("SIGKILL of worker 1", "forward", 12, "same curve, 1 restart", 4.25)])
     assert " ".join(table.splitlines()[-1].split()) == "SIGKILL of worker 1 forward 12 4.2 same curve, 1 restart"
+
+
+def test_a_line_in_short_has_no_folders_but_the_files_name() -> None:
+    assert (
+        in_short("distgnn: s3://b/run/shard-1.bin: cannot be written: timeout")
+        == "shard-1.bin: cannot be written: timeout"
+    )
+    assert (
+        in_short("distgnn: /a/b/users.npy: altered at http://1.2.3.4:80/x")
+        == "users.npy: altered at http://1.2.3.4:80/x"
+    )
+    assert len(in_short("x" * 200)) == 90
+
+
+def test_signals_that_the_tests_own_shell_ignores_reach_a_run(tmp_path: Path) -> None:
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGHUP)}
+    try:
+        run = MarkedRun(["sleep", "600"], tmp_path)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    run.process.send_signal(signal.SIGHUP)
+    assert run.wait(30) == -signal.SIGHUP

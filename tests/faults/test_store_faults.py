@@ -15,12 +15,12 @@ import s3fs
 from distgnn import storage
 from distgnn.types import UserError
 from tests.faults.faulty_store import Fault, FaultyStore, error, late, reset, short
-from tests.faults.harness import Outcome
+from tests.faults.harness import Outcome, curve_difference, in_short
 from tests.faults.small_runs import (
     EVERY,
-    LIMIT_SECONDS,
     SmallRuns,
     end_in_words,
+    end_well,
     runs,
     small_data,
     undisturbed,
@@ -119,11 +119,6 @@ def test_a_copy_in_the_cache_that_was_damaged_is_fetched_again(store: FaultyStor
         assert storage.checked_copy(uri, facts, "dataset", "prepare it again").read_bytes() == CONTENT
 
 
-def losses(run: str) -> dict[int, float]:
-    lines = storage.read_bytes(f"{run}/metrics.jsonl").decode().splitlines()
-    return {r["step"]: r["loss"] for r in map(json.loads, lines) if "loss" in r}
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_run_on_a_store_that_misbehaves_now_and_then_is_the_undisturbed_one(
@@ -134,14 +129,12 @@ def test_a_run_on_a_store_that_misbehaves_now_and_then_is_the_undisturbed_one(
     store.misbehave(FAULTS[name], method, path, times=1)
     data = ("--data", str(runs.dataset), "--out", f"{s3_bucket}/run")
     run = runs.start("train", *data)
-    assert run.wait(LIMIT_SECONDS) == 0, run.output
+    end_well(run)
     if name == "short":
         run = runs.start("train", *data, "--resume")
-        assert run.wait(LIMIT_SECONDS) == 0, run.output
+        end_well(run)
     assert store.faulty
-    expected = [json.loads(line) for line in (undisturbed / "metrics.jsonl").read_text().splitlines()]
-    assert losses(f"{s3_bucket}/run") == {r["step"]: r["loss"] for r in expected if "loss" in r}
-    assert run.left() == []
+    assert curve_difference(f"{s3_bucket}/run", undisturbed) == ""
     note(Outcome(f"store: {name}, once", "checkpoint", EVERY, "tried again; same curve", run.seconds))
 
 
@@ -155,10 +148,8 @@ def test_a_store_that_fails_for_good_stops_the_run_which_then_goes_on(
     store.misbehave(FAULTS[name], "PUT", f"step-{2 * EVERY:08d}-fit/shard-0001")
     run = runs.start("train", *data)
     line = end_in_words(run, 2, "shard-0001.safetensors: cannot be written: ")
-    note(Outcome(f"store: {name}, for good", "checkpoint", 2 * EVERY, line[-70:], run.seconds))
+    note(Outcome(f"store: {name}, for good", "checkpoint", 2 * EVERY, in_short(line), run.seconds))
     store.misbehave(short, times=0)
-    again = runs.start("train", *data, "--resume")
-    assert again.wait(LIMIT_SECONDS) == 0, again.output
-    assert f"going on from fit step {EVERY} on 2 workers" in again.output
-    expected = [json.loads(line) for line in (undisturbed / "metrics.jsonl").read_text().splitlines()]
-    assert losses(uri) == {r["step"]: r["loss"] for r in expected if "loss" in r}
+    said = end_well(runs.start("train", *data, "--resume"))
+    assert f"going on from fit step {EVERY} on 2 workers" in said
+    assert curve_difference(uri, undisturbed) == ""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.ray_cluster import LocalCluster, ray_cluster, run_script, start
+from cluster.local_cluster import session_folder
+from tests.ray_cluster import LocalCluster, kill, ray_cluster, run_script, start
 
 __all__ = ["ray_cluster"]
 
@@ -43,13 +45,26 @@ def test_a_second_start_changes_nothing(ray_cluster: LocalCluster) -> None:
     assert ray_cluster.script("status").returncode == 0
 
 
-def test_stop_ends_its_own_processes_and_no_other(ray_cluster: LocalCluster, tmp_path: Path) -> None:
+@pytest.fixture
+def folder_in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Ray's folder of the cluster `tmp_path / "other"`, whose own path is too long for sockets."""
+    monkeypatch.setenv("DISTGNN_RAY_HOME", str(tmp_path / "other"))
+    folder = session_folder()
+    assert folder.parent == Path("/tmp")
+    return folder
+
+
+def test_stop_ends_its_own_processes_and_no_other(
+    ray_cluster: LocalCluster, tmp_path: Path, folder_in_tmp: Path
+) -> None:
     bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)  # ray raylet gcs_server"])
     other = start(tmp_path / "other")
     head = other.head()
     started = [head, *head.children(recursive=True)]
     assert len(started) > 4
+    assert folder_in_tmp.exists()
     assert other.script("stop").stdout.strip() == "stopped"
+    assert not folder_in_tmp.exists()
     assert not any(process.is_running() for process in started)
     assert bystander.poll() is None
     bystander.kill()
@@ -57,6 +72,19 @@ def test_stop_ends_its_own_processes_and_no_other(ray_cluster: LocalCluster, tmp
     assert ray_cluster.script("status").returncode == 0
     assert other.script("status").returncode == 3
     assert other.script("stop").stdout.strip() == "not running"
+
+
+@pytest.mark.slow
+def test_stop_ends_what_a_killed_head_has_left(tmp_path: Path, folder_in_tmp: Path) -> None:
+    other = start(tmp_path / "other")
+    started = other.head().children(recursive=True)
+    kill([other.head()])
+    time.sleep(5)  # in which some end by themselves
+    assert any(process.is_running() for process in started)
+    assert other.script("status").returncode == 3
+    assert other.script("stop").stdout.strip() == "stopped"
+    assert not any(process.is_running() for process in started)
+    assert not folder_in_tmp.exists()
 
 
 @pytest.mark.parametrize(("arguments", "message"), [(["restart"], "usage:"), ([], "usage:"), (["env"], "not running")])
@@ -67,8 +95,10 @@ def test_mistakes_take_one_line(tmp_path: Path, arguments: list[str], message: s
     assert len(result.stderr.strip().splitlines()) == 1
 
 
-def test_options_that_ray_refuses_are_told(tmp_path: Path) -> None:
-    result = run_script(tmp_path, "start", "--no-such-option")
+def test_options_that_ray_refuses_are_told(tmp_path: Path, folder_in_tmp: Path) -> None:
+    home = tmp_path / "other"
+    result = run_script(home, "start", "--no-such-option")
     assert result.returncode == 2
     assert "ray start ended with status" in result.stderr
-    assert run_script(tmp_path, "status").returncode == 3
+    assert run_script(home, "status").returncode == 3
+    assert not folder_in_tmp.exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import signal
 import subprocess
@@ -122,6 +123,15 @@ def test_a_stopped_workers_record_is_read_by_another_process_and_goes_with_it() 
         assert (stopped, beat.words(places)) == (True, "in stage forward, fit step 7")
         worker.kill()
     assert record_of(worker.pid) is None
+
+
+def test_what_a_killed_run_reserved_is_soon_free_from_its_first_request_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray asks for it before it calls anybody back."""
+    monkeypatch.setattr(ray_faults.reservations, "AUTOSCALING_REQUESTS_EXPIRE_TIME_S", 180)
+    watch = FaultWatch(None, restarts=3, timeout=8, start=20, wait=60)
+    assert ray_faults.reservations.AUTOSCALING_REQUESTS_EXPIRE_TIME_S == 180
+    copy.copy(watch)  # as one that is sent is made there
+    assert ray_faults.reservations.AUTOSCALING_REQUESTS_EXPIRE_TIME_S == 45
 
 
 class Letterbox:

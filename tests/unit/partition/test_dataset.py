@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -116,6 +118,30 @@ def test_without_verification_a_damaged_array_is_named_when_used(folder: Path) -
         dataset.topology("fit", "metis", 2)
     (folder / "edges/test.parquet").write_bytes(b"not a table")
     with pytest.raises(UserError, match=r"test\.parquet: damaged"):
+        dataset.edges("test")
+
+
+def test_a_sound_file_that_memory_is_too_short_for_is_not_called_damaged(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = "partitions/metis-2/fit/part-0000/indices.npy"
+    np.lib.format.open_memmap(folder / file, "w+", np.int32, (1 << 26,))  # takes no room: it is never written
+    dataset = PreparedDataset.open(str(folder), verify=False)
+    dataset.manifest["files"][file]["bytes"] = (folder / file).stat().st_size
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + (1 << 26), before[1]))
+    try:
+        with pytest.raises(UserError, match=r"indices\.npy: out of memory: .*; use a larger machine"):
+            dataset.array(file)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+    assert len(dataset.array(file)) == 1 << 26
+
+    def refuse(*_: object, **__: object) -> None:
+        raise pa.ArrowMemoryError("malloc of size 4096 failed")
+
+    monkeypatch.setattr(pq, "read_table", refuse)
+    with pytest.raises(UserError, match=r"test\.parquet: out of memory: malloc of size 4096 failed; use a larger"):
         dataset.edges("test")
 
 
