@@ -10,7 +10,6 @@ spread in milliseconds. `same bits`: twenty repetitions, and two threads, give t
 from __future__ import annotations
 
 import statistics
-import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from benchmarks.harness import parser, write_json
+from benchmarks.harness import exit_with, parser, write_json
 from benchmarks.workloads import WORKLOADS
 from distgnn.graph import Topology
 from distgnn.nn.aggregation import neighbor_sum
@@ -143,4 +142,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.evaluation_contenders import DIM, EDGES_AT_ONCE, SQUARE
-from benchmarks.harness import Contender, parser, write_json
+from benchmarks.harness import Contender, exit_with, parser, write_json
 from benchmarks.workloads import csc_of
 from distgnn.report import format_table
 
@@ -166,4 +166,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from distgnn.config import load_config
+from distgnn.config_reading import load_config
 from distgnn.distributed.embedding import ShardedEmbedding
 from distgnn.distributed.process_group import WorkerGroup
 from distgnn.graph import Topology

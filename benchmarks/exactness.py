@@ -10,12 +10,11 @@ equal to the byte, and the largest relative difference of the loss within the fi
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import parser, records_of, train, write_json
+from benchmarks.harness import exit_with, parser, records_of, train, write_json
 from benchmarks.workloads import options_of
 from distgnn.report import format_table
 
@@ -103,4 +102,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -13,7 +13,6 @@ import argparse
 import json
 import math
 import statistics
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.harness import parser, records_of, train, write_json
+from benchmarks.harness import exit_with, parser, records_of, train, write_json
 from distgnn.report import format_table
 
 MODELS = {
@@ -216,4 +215,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

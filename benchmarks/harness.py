@@ -8,9 +8,12 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+from distgnn.types import UserError
 
 
 def machine() -> dict[str, Any]:
@@ -37,6 +40,16 @@ def parser(question: str) -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(description=question)
     result.add_argument("--json", metavar="FILE", help="write the figures there")
     return result
+
+
+def exit_with(main: Callable[[], int | None]) -> NoReturn:
+    """Call a benchmark's main, and exit with its code; a user's mistake is one line and code 2, as of any command."""
+    try:
+        code = main()
+    except UserError as error:
+        print(f"{Path(sys.argv[0]).stem}: {error}", file=sys.stderr)
+        code = 2
+    sys.exit(code)
 
 
 def write_json(path: str | None, figures: dict[str, Any]) -> None:

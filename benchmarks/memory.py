@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import parser, train, write_json
+from benchmarks.harness import exit_with, parser, train, write_json
 from benchmarks.workloads import options_of
 from distgnn.report import format_table
 
@@ -121,4 +121,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

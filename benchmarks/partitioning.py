@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import parser, write_json
+from benchmarks.harness import exit_with, parser, write_json
 from benchmarks.sampled_steps import SharedSteps, Steps, WholeGraph, bytes_by_kind
-from distgnn.config import load_config
+from distgnn.config_reading import load_config
 from distgnn.partition.book import relabel
 from distgnn.partition.cut import Cut, CutCounter
 from distgnn.report import format_table
@@ -134,4 +134,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    exit_with(main)

@@ -11,9 +11,9 @@ import statistics
 import tempfile
 from typing import Any
 
-from benchmarks.harness import parser, write_json
+from benchmarks.harness import exit_with, parser, write_json
 from distgnn import commands
-from distgnn.config import load_config
+from distgnn.config_reading import load_config
 from distgnn.report import format_table
 
 METRICS = ("recall@20", "ndcg@20")
@@ -48,4 +48,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    exit_with(main)

@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import parser, write_json
+from benchmarks.harness import exit_with, parser, write_json
 from benchmarks.sampled_steps import ID_BYTES, SharedSteps, Steps, WholeGraph
-from distgnn.config import load_config
+from distgnn.config_reading import load_config
 from distgnn.partition.inclusion import Reach
 from distgnn.report import format_table
 
@@ -142,4 +142,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    exit_with(main)

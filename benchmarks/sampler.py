@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import Contender, parser, write_json
+from benchmarks.harness import Contender, exit_with, parser, write_json
 from benchmarks.workloads import csc_of
 from distgnn.report import format_table
 
@@ -128,4 +128,4 @@ def print_table(cases: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

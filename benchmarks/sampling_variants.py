@@ -13,12 +13,11 @@ from seed edges to minibatch, and beside it the draws alone, without relabelling
 from __future__ import annotations
 
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.harness import parser, write_json
+from benchmarks.harness import exit_with, parser, write_json
 from benchmarks.workloads import attributed_topology
 from distgnn.report import format_table
 from distgnn.sampler import NeighborSampler, SeedOrder
@@ -131,4 +130,4 @@ def print_table(cases: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

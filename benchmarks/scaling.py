@@ -28,11 +28,10 @@ import argparse
 import itertools
 import os
 import statistics
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from benchmarks.harness import parser, write_json
+from benchmarks.harness import exit_with, parser, write_json
 from benchmarks.scaling_bound import Work, exchange_seconds, least_seconds, unit_seconds
 from benchmarks.scaling_contenders import WARM_UP, WORKERS, Group, baselines, busiest, rate_of, settings_of, spread_of
 from distgnn.report import format_table
@@ -251,4 +250,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -20,7 +20,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.scaling_worker import parser, run
-from distgnn.config import Config, load_config
+from distgnn.config import Config
+from distgnn.config_reading import load_config
 from distgnn.distributed.device_memory import RowBuffer
 from distgnn.distributed.process_group import WorkerGroup
 from distgnn.graph import Topology

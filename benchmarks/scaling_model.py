@@ -28,10 +28,10 @@ from typing import Any
 import numpy as np
 from scipy.optimize import nnls
 
-from benchmarks.harness import parser, write_json
+from benchmarks.harness import exit_with, parser, write_json
 from benchmarks.sampled_steps import SharedSteps, StepCount, Steps, WholeGraph, bytes_by_kind
 from benchmarks.workloads import csc_of
-from distgnn.config import load_config
+from distgnn.config_reading import load_config
 from distgnn.graph import Topology
 from distgnn.report import format_table
 
@@ -308,4 +308,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    exit_with(main)

@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 
 from benchmarks.scaling_bound import Work, work_of
-from distgnn.config import load_config
+from distgnn.config_reading import load_config
 from distgnn.distributed.process_group import WorkerGroup
 from distgnn.distributed.traffic import KINDS
 from distgnn.kernels.sparse_optimizer import gather_rows

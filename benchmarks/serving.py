@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import parser, write_json
+from benchmarks.harness import exit_with, parser, write_json
 from distgnn import metrics, storage
 from distgnn.partition.dataset import PreparedDataset
 from distgnn.recommender import Recommender
@@ -108,4 +108,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    exit_with(main)

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import parser, train, write_json
+from benchmarks.harness import exit_with, parser, train, write_json
 from distgnn.report import format_table
 
 STAGES = ("sampling", "blocked", "fetch", "forward", "backward", "optimizer", "training", "evaluation", "total")
@@ -60,4 +60,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    exit_with(main)

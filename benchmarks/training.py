@@ -23,7 +23,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import parser, write_json
+from benchmarks.harness import exit_with, parser, write_json
 from benchmarks.workloads import csc_of
 from distgnn.report import format_table
 
@@ -195,4 +195,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from numba import njit
 
 from distgnn import storage
-from distgnn.config import load_config
+from distgnn.config_reading import load_config
 from distgnn.graph import Topology
 from distgnn.kernels.rng import hash2
 from distgnn.partition.dataset import PreparedDataset

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from distgnn import __version__
-from distgnn.config import load_config
+from distgnn.config_reading import load_config
 from distgnn.errors import system_refusal
 from distgnn.option_reference import help_text
 from distgnn.types import UserError, WorkerError

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from distgnn import storage
+from distgnn import publishing, storage
 from distgnn.baselines.runner import run_baselines
 from distgnn.comparison import METRIC_TOLERANCE, Comparison, compare_runs
 from distgnn.config import Config
@@ -171,7 +171,7 @@ def evaluate(config: Config) -> dict[str, Any]:
         merged, dataset = open_run(config)
         out = config.run.out or storage.join(config.run.path, f"evaluation-{config.evaluate.split}")
         if config.run.out:
-            storage.refuse_used(out)
+            publishing.refuse_used(out)
         student = teacher_of(config.run.path) is not None
         run = run_student_evaluation if student else run_evaluation
         report = run(config, _launcher(config))
@@ -182,7 +182,7 @@ def evaluate(config: Config) -> dict[str, Any]:
     if not config.evaluate.baselines:
         raise UserError("evaluate: name a run (--set run.path=RUN) or baselines (--baselines toppop,itemknn,gfcf,als)")
     if config.run.out:
-        storage.refuse_used(config.run.out)
+        publishing.refuse_used(config.run.out)
     return _evaluate_baselines(config)
 
 

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from distgnn import storage
-from distgnn.config import Config, load_config
+from distgnn.config import Config
+from distgnn.config_reading import load_config
 from distgnn.training.recorder import read_records
 from distgnn.types import UserError
 

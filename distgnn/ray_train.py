@@ -28,7 +28,8 @@ from ray.util.placement_group import remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distgnn import ray_probe, storage
-from distgnn.config import ClusterConfig, Config, config_from_dict
+from distgnn.config import ClusterConfig, Config
+from distgnn.config_reading import config_from_dict
 from distgnn.distributed.process_group import progress_to
 from distgnn.distributed.shared_memory import leave_meetings
 from distgnn.partition.dataset import PreparedDataset

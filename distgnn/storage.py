@@ -1,4 +1,4 @@
-"""Files wherever they are (any fsspec URI): atomic writes, checksums, publishing, a local cache, and what fits.
+"""Files wherever they are (any fsspec URI): atomic writes, checksums, a local cache, and what fits.
 
 A URI is a local path, `file://...`, or `protocol://...`. Local writes go to a temporary name and are renamed. Object
 stores show a file only when its upload is complete, so there the upload itself is the atomic step.
@@ -6,7 +6,6 @@ stores show a file only when its upload is complete, so there the upload itself 
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import json
@@ -84,7 +83,7 @@ def from_anywhere(uri: str) -> str:
 
 
 @contextmanager
-def _reading(uri: str) -> Iterator[None]:
+def reading(uri: str) -> Iterator[None]:
     """Turn what reading can raise into one UserError; a remote store's client has exceptions of its own."""
     try:
         yield
@@ -111,14 +110,14 @@ def writing(uri: str, wanted: int | None = None) -> Iterator[None]:
     except UserError:
         raise
     except OSError as error:
-        raise _unwritten(uri, error, local_path(uri) if is_local(uri) else None, wanted) from error
+        raise unwritten(uri, error, local_path(uri) if is_local(uri) else None, wanted) from error
     except Exception as error:
         if is_local(uri):
             raise
         raise UserError(f"{uri}: cannot be written: {first_line(error)}") from error
 
 
-def _unwritten(uri: str, error: OSError, place: Path | None, wanted: int | None = None) -> UserError:
+def unwritten(uri: str, error: OSError, place: Path | None, wanted: int | None = None) -> UserError:
     """`place`: of this machine, where it was to be written first."""
     return UserError(f"{uri}: cannot be written: {first_line(error)}{space_facts(error, place, wanted)}")
 
@@ -126,14 +125,14 @@ def _unwritten(uri: str, error: OSError, place: Path | None, wanted: int | None 
 def exists(uri: str) -> bool:
     """Whether a file or a folder is there."""
     found, path = filesystem(uri)
-    with _reading(uri):
+    with reading(uri):
         return bool(found.exists(path))
 
 
 def names_in(uri: str) -> list[str]:
     """Names of the files and folders in a folder, ascending; none where there is no such folder."""
     found, path = filesystem(uri)
-    with _reading(uri):
+    with reading(uri):
         found.invalidate_cache()  # other processes write too
         if not found.isdir(path):
             return []
@@ -154,7 +153,7 @@ def read_bytes(uri: str) -> bytes:
         UserError: missing or unreadable.
     """
     found, path = filesystem(uri)
-    with _reading(uri):
+    with reading(uri):
         return bytes(found.cat_file(path))
 
 
@@ -210,7 +209,7 @@ def sha256_of(uri: str) -> str:
     """SHA-256 of a file's content, in hexadecimal."""
     found, path = filesystem(uri)
     digest = hashlib.sha256()
-    with _reading(uri), found.open(path, "rb") as stream:
+    with reading(uri), found.open(path, "rb") as stream:
         for block in _blocks(uri, stream):
             digest.update(block)
     return digest.hexdigest()
@@ -219,7 +218,7 @@ def sha256_of(uri: str) -> str:
 def size_of(uri: str) -> int:
     """Bytes of a file."""
     found, path = filesystem(uri)
-    with _reading(uri):
+    with reading(uri):
         return int(found.size(path))
 
 
@@ -285,7 +284,7 @@ def _object(sha256: str, name: str) -> Path:
 def version_mark(uri: str) -> str:
     """A hash that changes when a file does, by what its store says of it (size, date, etag), without reading it."""
     found, path = filesystem(uri)
-    with _reading(uri):
+    with reading(uri):
         found.invalidate_cache()
         mark = found.ukey(path)
     return hashlib.sha256(f"{uri}\n{mark}".encode()).hexdigest()
@@ -296,7 +295,7 @@ def _download(uri: str, name: str, expected: str | None) -> tuple[Path, str]:
     found, path = filesystem(uri)
     with scratch_folder(str(cache_dir() / "objects" / hashlib.sha256(uri.encode()).hexdigest())) as staging:
         partial = staging / name
-        with _reading(uri), found.open(path, "rb") as source:
+        with reading(uri), found.open(path, "rb") as source:
             actual = _copy_stream(uri, source, partial)
             size = getattr(source, "size", None)  # None: the store does not say
         if size is not None and partial.stat().st_size != size:
@@ -323,84 +322,11 @@ def _copy_stream(uri: str, source: Any, target: Path) -> str:
 def _blocks(uri: str, source: Any) -> Iterator[bytes]:
     """The content of what is open of a URI."""
     while True:
-        with _reading(uri):
+        with reading(uri):
             block = source.read(_CHUNK)
         if not block:
             return
         yield block
-
-
-@contextmanager
-def publish_directory(uri: str) -> Iterator[Path]:
-    """Fill a folder out of sight and publish it in one step.
-
-    Yields a local staging folder. On a clean exit a local one is renamed to its target; a remote one is uploaded,
-    `manifest.json` last, so that readers who ask for the manifest see all or nothing. On any error it is removed. A
-    killed process leaves at most a hidden `.<name>.partial-*` beside the target, removed when the target is next
-    published.
-
-    Raises:
-        UserError: the target is in use (a file, or a folder with something in it), or can't be written.
-    """
-    refuse_used(uri)
-    with scratch_folder(uri) as staging:
-        yield staging
-        if is_local(uri):
-            _rename_into_place(staging, local_path(uri), uri)
-        else:
-            _upload(staging, uri)
-
-
-@contextmanager
-def publish_files(*uris: str) -> Iterator[list[Path]]:
-    """Fill files out of sight and publish them when all are whole: all or none.
-
-    Yields a local path for each; those that are not written are not published. On any error nothing stays.
-
-    Raises:
-        UserError: a target is there already, or can't be written.
-    """
-    for uri in uris:
-        refuse_used_file(uri)
-    sent: list[str] = []
-    with scratch_folder(uris[0]) as staging:
-        paths = [staging / str(number) for number in range(len(uris))]
-        yield paths
-        try:
-            for uri, path in zip(uris, paths, strict=True):
-                if path.exists():
-                    sent.append(uri)
-                    _publish_file(path, uri)
-        except BaseException:
-            for uri in sent:
-                found, target = filesystem(uri)
-                with suppress(Exception):
-                    found.rm_file(target)
-            raise
-
-
-@contextmanager
-def replace_file(uri: str) -> Iterator[Path]:
-    """Fill a file out of sight and publish it when it is whole, in place of one that is there; not at all on an error.
-
-    Raises:
-        UserError: can't be written.
-    """
-    with scratch_folder(uri) as staging:
-        yield staging / "content"
-        _publish_file(staging / "content", uri)
-
-
-def _publish_file(path: Path, uri: str) -> None:
-    with writing(uri):
-        if is_local(uri):
-            with open(path, "rb") as stream:
-                os.fsync(stream.fileno())
-            local_path(uri).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(path, local_path(uri))
-        else:
-            found, target = filesystem(uri)
-            found.put_file(str(path), target)
 
 
 @contextmanager
@@ -419,35 +345,11 @@ def scratch_folder(uri: str) -> Iterator[Path]:
     except OSError as error:
         if is_no_space(error):
             what = uri if is_local(uri) else f"{staging.parent} (where {uri} is gathered)"
-            raise _unwritten(what, error, staging) from error
+            raise unwritten(what, error, staging) from error
         raise
     finally:
         os.close(lock)
         shutil.rmtree(staging, ignore_errors=True)
-
-
-def refuse_used_file(uri: str) -> None:
-    """Refuse an output file that is there already."""
-    found, path = filesystem(uri)
-    with _reading(uri):
-        found.invalidate_cache()
-        used = found.exists(path)
-    if used:
-        raise UserError(f"output file {uri} is in use: choose another run.out or remove it")
-
-
-def refuse_used(uri: str) -> None:
-    """Refuse an output folder that already holds something."""
-    found, path = filesystem(uri)
-    with _reading(uri):
-        found.invalidate_cache()
-        used = found.isfile(path) or (found.isdir(path) and bool(found.ls(path, detail=False)))
-    if used:
-        raise _in_use(uri)
-
-
-def _in_use(uri: str) -> UserError:
-    return UserError(f"output folder {uri} is in use: choose another run.out or remove it")
 
 
 def _make_staging(target: Path) -> tuple[Path, int]:
@@ -471,34 +373,6 @@ def _remove_abandoned(target: Path) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
             finally:
                 os.close(lock)
-
-
-def _rename_into_place(staging: Path, target: Path, uri: str) -> None:
-    try:
-        os.rename(staging, target)
-    except OSError as error:
-        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-            raise _in_use(uri) from error
-        raise _unwritten(uri, error, target.parent) from error
-
-
-def _upload(staging: Path, uri: str) -> None:
-    found, root = filesystem(uri)
-    files = sorted(path for path in staging.rglob("*") if path.is_file())
-    files.sort(key=lambda path: path == staging / MANIFEST)
-    sent: list[str] = []
-    try:
-        with writing(uri):
-            for file in files:
-                target = join(root, file.relative_to(staging).as_posix())
-                found.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
-                sent.append(target)
-                found.put_file(str(file), target)
-    except BaseException:
-        for target in reversed(sent):
-            with suppress(Exception):
-                found.rm_file(target)
-        raise
 
 
 def remove_folder(uri: str, *, keep_root: bool = False) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from distgnn.config import config_from_dict
+from distgnn.config_reading import config_from_dict
 from distgnn.export.reader import Export, read_export
 from distgnn.export.table import Table, quantize_rows
 from distgnn.export.writer import write_export

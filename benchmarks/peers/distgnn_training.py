@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from distgnn.config import load_config
+from distgnn.config_reading import load_config
 from distgnn.distributed.process_group import WorkerGroup
 from distgnn.graph import Topology
 from distgnn.loader import DeviceFeed, PrefetchLoader

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from distgnn import storage
+from distgnn import publishing, storage
 from distgnn.data.catalogue import DOWNLOADABLE, Downloadable
 from distgnn.data.dataset_folder import check_hashes, check_sizes, has_card, read_card, table_uri, write_dataset_folder
 from distgnn.data.download import ProgressLine, download, exclusive
@@ -247,5 +247,5 @@ def _publish(spec: Downloadable, raw: Path) -> None:
         "licence": spec.licence,
         "split": converted.split,
     }
-    with storage.publish_directory(str(_cached(spec.name))) as staging:
+    with publishing.publish_directory(str(_cached(spec.name))) as staging:
         write_dataset_folder(staging, converted.tables, card)

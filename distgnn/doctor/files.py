@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
-from distgnn import storage
+from distgnn import publishing, storage
 from distgnn.config import Config
 from distgnn.doctor.finding import FAIL, OK, Examination, Finding, refusal
 from distgnn.doctor.machine import nearest_folder
@@ -163,7 +163,7 @@ def check_output(examination: Examination) -> list[Finding]:
             advice = "allow deleting there: old checkpoints are removed as new ones are written"
             return [Finding(FAIL, what, f"{folder}: a file written there cannot be removed", advice)]
         if examination.config.run.out and not examination.config.run.resume:
-            storage.refuse_used(out)
+            publishing.refuse_used(out)
     except UserError as error:
         if "is in use" in str(error):
             advice = "choose another run.out, remove it, or go on with it by run.resume = true (--resume)"

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from distgnn import storage
+from distgnn import publishing, storage
 from distgnn.export.fold_in import FoldIn
 from distgnn.export.format import (
     FILES,
@@ -61,7 +61,7 @@ def write_export(
         ValueError: rows missing or given twice, or of another width or dtype.
     """
     seen_of = seen or _seen_in_graph(dataset, phase)
-    with storage.publish_directory(uri) as staging:
+    with publishing.publish_directory(uri) as staging:
         item_rows = _RowFile(staging, ITEMS, dataset.item_keys(), dataset.n_items)
         vectors: np.ndarray | None = None
         degree = dataset.item_degree(phase)

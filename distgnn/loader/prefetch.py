@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import threading
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -15,8 +13,6 @@ from distgnn.kernels.threads import beside
 from distgnn.sampler import SeedOrder, TopologyStore
 from distgnn.timeline import BLOCKED, SAMPLING, Timeline
 from distgnn.types import SeedEdges
-
-_NICE = 10  # of sampling threads, above the trainer's
 
 Batch = TypeVar("Batch", covariant=True)
 
@@ -95,7 +91,7 @@ class PrefetchLoader(Generic[Batch]):
         # No wider than what is pending at once: else a wave would wait for a step that nobody has begun.
         store.begin(self.start, self.stop, min(self.threads, self.prefetch), self.sampler.round_trips)
         next_step = self.start
-        pool = ThreadPoolExecutor(self.threads, thread_name_prefix="distgnn-sampler", initializer=_give_way)
+        pool = ThreadPoolExecutor(self.threads, thread_name_prefix="distgnn-sampler")
         try:
             for step in range(self.start, self.stop):
                 while next_step < self.stop and len(pending) < self.prefetch:
@@ -114,11 +110,3 @@ class PrefetchLoader(Generic[Batch]):
             store.finish(next_step)
             pool.shutdown(wait=True, cancel_futures=not store.may_wait)
             store.join()
-
-
-def _give_way() -> None:
-    """The calling thread takes what the trainer leaves of a core that both share, rather than to make it wait.
-
-    Workers wait for each other's trainers; what is sampled is ahead of its time.
-    """
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(os.nice(0) + _NICE, 19))

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from distgnn import resources, storage
-from distgnn.config import Config, config_from_dict
+from distgnn import publishing, resources, storage
+from distgnn.config import Config
+from distgnn.config_reading import config_from_dict
 from distgnn.data.features import FeatureTable
 from distgnn.data.interactions import TEST, TRAIN, VALID, Interactions
 from distgnn.partition.dataset import PreparedDataset, is_prepared
@@ -58,7 +59,7 @@ def prepare(config: Config, log: Log = print) -> PreparedDataset:
     sources = find_sources(config.data)
     check_method(config.partition, config.parts)
     if config.run.out:
-        storage.refuse_used(config.run.out)
+        publishing.refuse_used(config.run.out)
         return _publish(config, sources, config.run.out, log)
     out = str(_cached(config, sources))
     if not is_prepared(out):
@@ -179,7 +180,7 @@ def _publish(config: Config, sources: Sources, out: str, log: Log) -> PreparedDa
     tables = sources.open_features()
     _state_needs(sources, tables, out, log)
     stages = _Stages()
-    with storage.publish_directory(out) as staging:
+    with publishing.publish_directory(out) as staging:
         _build(config, sources, tables, DatasetWriter(staging), stages, log)
     log(stages.line())
     log(f"dataset {sources.name}: {out}")
@@ -309,13 +310,13 @@ def _from_prepared(config: Config, log: Log) -> PreparedDataset:
     tables = open_features(named, {"user": config.data.user_column, "item": config.data.item_column})
     check_method(config.partition, config.parts)
     out = config.run.out
-    storage.refuse_used(out)
+    publishing.refuse_used(out)
     stored = sum(facts["bytes"] for facts in dataset.manifest["files"].values())
     n_nodes = {"user": dataset.n_users, "item": dataset.n_items}
     stored += sum(feature_bytes(n_nodes[role], table.width) for role, table in tables.items())
     storage.require_free_space(out, 2 * stored, f"the dataset {dataset.name}")
     stages = _Stages()
-    with storage.publish_directory(out) as staging:
+    with publishing.publish_directory(out) as staging:
         writer = DatasetWriter(staging)
         with stages("copy"):
             for file, facts in dataset.manifest["files"].items():

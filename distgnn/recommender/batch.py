@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from distgnn import storage
+from distgnn import publishing
 from distgnn.config import Config
 from distgnn.progress import ProgressLine
 from distgnn.recommender.key_list import read_key_list
@@ -53,7 +53,7 @@ def write_recommendations(config: Config, log: Callable[[str], None] = print) ->
     users = _Users(recommender.users, settings.users)
     started = time.monotonic()
     line, done = ProgressLine(), 0
-    with storage.publish_files(out, unknown_out) as (lists_path, unknown_path):
+    with publishing.publish_files(out, unknown_out) as (lists_path, unknown_path):
         with ListFile(lists_path, ending, recommender.users.keys.type, recommender.items.keys.type) as file:
             for keys, stable in users:
                 known = stable >= 0

@@ -18,8 +18,9 @@ from typing import Any
 
 import torch
 
-from distgnn import beat, storage
-from distgnn.config import Config, load_config
+from distgnn import beat, publishing, storage
+from distgnn.config import Config
+from distgnn.config_reading import load_config
 from distgnn.distributed.process_group import WorkerGroup
 from distgnn.errors import TRAINING_MEMORY, system_refusal
 from distgnn.partition.dataset import PreparedDataset
@@ -76,7 +77,7 @@ def begin_run(config: Config, run: str, dataset: PreparedDataset, more: dict[str
         _refuse_other_dataset(run, dataset)
         _refuse_other_kind(run, is_student="teacher" in (more or {}))
     else:
-        storage.refuse_used(run)
+        publishing.refuse_used(run)
     facts = {"name": dataset.name, "path": storage.from_anywhere(dataset.path), "dataset_hash": dataset.data_hash}
     with _undone_without_checkpoint(run):
         storage.write_bytes(storage.join(run, CONFIG_FILE), config.to_toml().encode())
@@ -90,7 +91,7 @@ def _check_target(config: Config) -> None:
     if config.run.resume and not run:
         raise UserError("run.resume = true needs the run to go on with: name its directory in run.out")
     if run and not (config.run.resume and storage.exists(storage.join(run, DATASET_FILE))):
-        storage.refuse_used(run)
+        publishing.refuse_used(run)
     if config.run.trace:
         check_trace_target(config.run.trace, run)
 

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from distgnn import storage
+from distgnn import publishing, storage
 from distgnn.distributed.process_group import WorkerGroup
 from distgnn.timeline import NAMES, PHASES, Timeline
 from distgnn.training.recorder import Recorder
@@ -80,7 +80,7 @@ class Trace:
         chunks = self._chunks()
         if threads is not None:
             try:
-                with storage.replace_file(self.uri) as path, path.open("w", encoding="utf-8") as file:
+                with publishing.replace_file(self.uri) as path, path.open("w", encoding="utf-8") as file:
                     _write(file, [part.tobytes().decode().split("\n") for part in threads], chunks)
             except (UserError, OSError) as error:
                 recorder.warn(f"run.trace: the timeline is lost: {error}")

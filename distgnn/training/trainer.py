@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -49,11 +48,13 @@ from distgnn.training.checkpoint import (
     remove_checkpoint,
     save_checkpoint,
 )
+from distgnn.training.dense_optimizer import dense_optimizer
 from distgnn.training.dump import dump_blocks
 from distgnn.training.evaluation import RankingResult, build_ranking_task, evaluate_ranking
 from distgnn.training.inference import ModelScorer, OwnNodes, infer, infer_sampled
 from distgnn.training.objective import loss_of
 from distgnn.training.recorder import Recorder
+from distgnn.training.step_settings import refuse_other_steps, step_settings
 from distgnn.training.totals import STEP_STAGES, Totals
 from distgnn.training.window import Window
 from distgnn.types import MiniBatch, UserError
@@ -141,7 +142,7 @@ class PhaseTrainer:
         self.board = None
         if self.embedding.shares_memory and config.loss.gathers:
             self.board = OutputBoard.of(2 * config.train.batch_size, self.model.out_dim, self.dtype, group)
-        self.optimizer = _dense_optimizer(self.model, config)
+        self.optimizer = dense_optimizer(self.model, config.optim)
         store = store_of(topology, bounds, group, steps=config.sampler.prefetch, transport=config.cluster.exchange)
         self.order = SeedOrder(topology, config.train.batch_size, config.run.seed, bounds, group.rank, store)
         self.sampler = NeighborSampler(
@@ -272,8 +273,7 @@ class PhaseTrainer:
         Raises:
             UserError: not this dataset's, not this model's, or settings with which its steps would be other steps.
         """
-        self._refuse_other_steps(info)
-        self._refuse_other_features(info)
+        refuse_other_steps(info, self.config, self.feature_widths)
         load_checkpoint(
             info,
             self.model,
@@ -285,35 +285,6 @@ class PhaseTrainer:
         self.group.barrier()  # rows in shared memory are read by others
         self.step = info.step
         self.schedule = Schedule(**info.manifest["schedule"])
-
-    def _step_settings(self) -> dict[str, Any]:
-        """What says which edges a step holds and which neighbours it draws, as in a manifest."""
-        config = self.config
-        return {
-            "run.seed": config.run.seed,
-            "train.batch_size": config.train.batch_size,
-            "sampler.fanout": list(config.sampler.fanout),
-            "sampler.time_respecting": config.sampler.respects_time,
-            "sampler.weighted": config.sampler.weighted,
-        }
-
-    def _refuse_other_features(self, info: CheckpointInfo) -> None:
-        known, now = info.manifest.get("features", {}), self.feature_widths
-        if known != now:
-            raise UserError(
-                f"{info.uri}: was trained with {_features_in_words(known)}, now {_features_in_words(now)}: set "
-                f"model.features back, or choose another run.out"
-            )
-
-    def _refuse_other_steps(self, info: CheckpointInfo) -> None:
-        older = {"sampler.time_respecting": False, "sampler.weighted": False}  # checkpoints that do not say
-        known = {**older, **info.manifest["steps"]}
-        for key, value in self._step_settings().items():
-            if known[key] != value:
-                raise UserError(
-                    f"{info.uri}: was trained with {key} = {known[key]}, now {value}; its steps would be other steps: "
-                    f"set {key} back, or choose another run.out"
-                )
 
     def train(self, epochs: int, validation: tuple[np.ndarray, np.ndarray] | None, max_steps: int = 0) -> None:
         """Run the phase to its end.
@@ -443,7 +414,7 @@ class PhaseTrainer:
             "epoch": self.step // self.order.steps_per_epoch,
             "model": asdict(self.config.model),
             "features": self.feature_widths,
-            "steps": self._step_settings(),
+            "steps": step_settings(self.config),
         }
         started = time.perf_counter()
         with beat.within(CHECKPOINT):
@@ -492,23 +463,3 @@ class PhaseTrainer:
             schedule = self.schedule
             self.resume(found)
             self.schedule = schedule
-
-
-def _features_in_words(widths: Mapping[str, int]) -> str:
-    parts = [f"{width} features of {role}s" for role, width in widths.items()]
-    return " and ".join(parts) or "no features"
-
-
-def _dense_optimizer(model: torch.nn.Module, config: Config) -> torch.optim.Optimizer | None:
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    if not parameters:
-        return None
-    optim = config.optim
-    lr = optim.dense_lr or optim.lr
-    if optim.name == "sgd":
-        return torch.optim.SGD(parameters, lr=lr, weight_decay=optim.weight_decay)
-    if optim.name == "adagrad":
-        return torch.optim.Adagrad(parameters, lr=lr, eps=optim.eps, weight_decay=optim.weight_decay)
-    return torch.optim.Adam(
-        parameters, lr=lr, betas=(optim.beta1, optim.beta2), eps=optim.eps, weight_decay=optim.weight_decay
-    )

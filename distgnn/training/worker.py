@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from distgnn import beat
-from distgnn.config import config_from_dict
+from distgnn.config_reading import config_from_dict
 from distgnn.errors import system_refusal
 from distgnn.partition.dataset import PreparedDataset
 from distgnn.training.launch import run_rank

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from distgnn.config import load_config
+from distgnn.config_reading import load_config
 from distgnn.partition.dataset import PreparedDataset
 from distgnn.partition.prepare import prepare
 

@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from distgnn.config import Config, load_config
+from distgnn.config import Config
+from distgnn.config_reading import load_config
 from distgnn.distributed.process_group import WorkerGroup
 from distgnn.partition.dataset import PreparedDataset
 from distgnn.training.recorder import Recorder

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from distgnn.config import load_config
+from distgnn.config_reading import load_config
 from distgnn.ray_faults import record_of
 from distgnn.training.launch import run_training
 from tests.faults.harness import MarkedRun, Outcome, curve_difference, damaged_checkpoints, losses

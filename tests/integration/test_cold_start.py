@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from distgnn.config import load_config
+from distgnn.config_reading import load_config
 from distgnn.training.launch import run_training
 
 N_USERS, N_ITEMS, N_TASTES = 300, 240, 12

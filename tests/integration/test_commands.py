@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from distgnn import cli, commands
-from distgnn.config import load_config
+from distgnn.config_reading import load_config
 from distgnn.export.reader import read_export
 from distgnn.partition.dataset import PreparedDataset
 from distgnn.report.writer import REQUIRED_KEYS

@@ -20,7 +20,7 @@ import pytest
 
 import distgnn
 from distgnn import cli
-from distgnn.config import load_config
+from distgnn.config_reading import load_config
 from distgnn.distillation.launch import run_distillation
 from distgnn.distillation.run import COMPARED
 from distgnn.export.reader import Export, read_export

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distgnn.config import Config, load_config
+from distgnn.config import Config
+from distgnn.config_reading import load_config
 from distgnn.distributed.process_group import WorkerGroup
 from distgnn.export import writer
 from distgnn.export.reader import read_export

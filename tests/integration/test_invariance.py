@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from distgnn import storage
-from distgnn.config import load_config
+from distgnn.config_reading import load_config
 from distgnn.partition.dataset import PreparedDataset
 from distgnn.training.launch import run_training
 from tests import own_files

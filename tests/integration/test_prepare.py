@@ -15,15 +15,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from distgnn.config import config_from_dict
+from distgnn.config_reading import config_from_dict
 from distgnn.partition.dataset import PreparedDataset
 from distgnn.partition.prepare import load_dataset, prepare
 from distgnn.types import UserError
 
 SCRIPT = """
-import sys
-from distgnn.config import load_config
+import signal, sys
+from distgnn.config_reading import load_config
 from distgnn.partition.prepare import prepare
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also where it was ignored, as in a shell's background
 print("ready", flush=True)
 sys.stdin.readline()
 dataset = prepare(load_config(None, sys.argv[1:]), log=lambda line: print(line, flush=True))

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pytest
 
-from distgnn.config import load_config
+from distgnn.config_reading import load_config
 from distgnn.partition.dataset import PreparedDataset
 from distgnn.training.checkpoint import list_checkpoints
 from distgnn.training.launch import run_training

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from distgnn import storage
-from distgnn.config import load_config
+from distgnn.config_reading import load_config
 from distgnn.partition.prepare import prepare
 from distgnn.training.checkpoint import list_checkpoints
 from distgnn.training.launch import run_training

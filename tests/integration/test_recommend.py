@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import distgnn
-from distgnn import cli, metrics, storage
+from distgnn import cli, metrics, publishing, storage
 from distgnn.export.reader import Export
 from distgnn.recommender import batch
 from distgnn.types import UserError
@@ -263,14 +263,14 @@ def test_a_failure_on_the_way_leaves_nothing(
     numbered: Path, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second file cannot be published: the first one goes as well."""
-    publish = storage._publish_file
+    publish = publishing._publish_file
 
     def fail(path: Path, uri: str) -> None:
         if uri.endswith(".unknown.csv"):
             raise UserError("no")
         publish(path, uri)
 
-    monkeypatch.setattr(storage, "_publish_file", fail)
+    monkeypatch.setattr(publishing, "_publish_file", fail)
     code, _, _ = command("--run", str(numbered), "--users", "0,5", "--out", "l.parquet")
     assert code == 2
     assert visible(tmp_path) == []

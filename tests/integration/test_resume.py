@@ -13,10 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from distgnn import storage
-from distgnn.config import load_config
+from distgnn.config_reading import load_config
+from distgnn.training import trainer
 from distgnn.training.checkpoint import list_checkpoints
 from distgnn.training.launch import run_training
-from distgnn.training.trainer import PhaseTrainer
+from distgnn.training.step_settings import step_settings
 from distgnn.types import UserError
 from tests.moto_server import s3_bucket, s3_server
 
@@ -262,12 +263,10 @@ def test_a_checkpoint_that_says_nothing_of_times_and_weights_was_trained_without
     dated_log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = ("data.timestamp_column=time", "train.max_steps=4")
-    settings, newer = PhaseTrainer._step_settings, ("sampler.time_respecting", "sampler.weighted")
+    newer = ("sampler.time_respecting", "sampler.weighted")
     with monkeypatch.context() as earlier:
         earlier.setattr(
-            PhaseTrainer,
-            "_step_settings",
-            lambda trainer: {k: v for k, v in settings(trainer).items() if k not in newer},
+            trainer, "step_settings", lambda config: {k: v for k, v in step_settings(config).items() if k not in newer}
         )
         train(dated_log, tmp_path / "run", *options)
     with pytest.raises(UserError, match=r"was trained with sampler.time_respecting = False, now True"):

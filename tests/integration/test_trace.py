@@ -13,7 +13,8 @@ import pytest
 import torch.distributed as dist
 
 from distgnn.cli import main
-from distgnn.config import Config, load_config
+from distgnn.config import Config
+from distgnn.config_reading import load_config
 from distgnn.distributed.process_group import WorkerGroup
 from distgnn.partition.dataset import PreparedDataset
 from distgnn.training import launch

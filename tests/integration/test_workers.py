@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from distgnn import beat
-from distgnn.config import Config, load_config
+from distgnn.config import Config
+from distgnn.config_reading import load_config
 from distgnn.distributed.ordered_exchange import OrderedExchange
 from distgnn.distributed.process_group import WorkerGroup
 from distgnn.partition.dataset import PreparedDataset

@@ -10,7 +10,7 @@ import pytest
 
 from distgnn import cli, storage
 from distgnn.comparison import compare_runs, default_tolerance
-from distgnn.config import load_config
+from distgnn.config_reading import load_config
 from distgnn.types import UserError
 from tests.moto_server import s3_bucket, s3_server
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distgnn.config import Config, config_from_dict, load_config
+from distgnn.config import Config
+from distgnn.config_reading import config_from_dict, load_config
 from distgnn.types import UserError
 
 

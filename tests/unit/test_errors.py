@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from distgnn import storage
+from distgnn import publishing
 from distgnn.errors import is_out_of_memory, space_facts, system_refusal
 from distgnn.types import UserError
 
@@ -75,5 +75,5 @@ def test_what_is_gathered_for_a_remote_store_names_the_local_place(
 
 
 def _publish_on_a_full_disk(uri: str) -> None:
-    with storage.publish_directory(uri):
+    with publishing.publish_directory(uri):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -13,7 +13,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from distgnn import storage
+from distgnn import publishing, storage
 from distgnn.types import UserError
 from tests.moto_server import s3_bucket, s3_server
 
@@ -41,10 +41,10 @@ def test_a_file_is_replaced_when_the_new_one_is_whole(root: str) -> None:
     storage.require_writable(uri, b"tried")
     assert not storage.exists(uri)
     for content in ("first", "second"):
-        with storage.replace_file(uri) as path:
+        with publishing.replace_file(uri) as path:
             path.write_text(content)
         assert storage.read_bytes(uri) == content.encode()
-    with pytest.raises(ZeroDivisionError), storage.replace_file(uri) as path:  # noqa: PT012
+    with pytest.raises(ZeroDivisionError), publishing.replace_file(uri) as path:  # noqa: PT012
         path.write_text("half")
         raise ZeroDivisionError
     assert storage.read_bytes(uri) == b"second"
@@ -143,7 +143,7 @@ def test_local_copy_without_a_hash_notices_a_new_version() -> None:
 
 def test_publish_shows_all_at_once(root: str) -> None:
     uri = storage.join(root, "out")
-    with storage.publish_directory(uri) as staging:
+    with publishing.publish_directory(uri) as staging:
         (staging / "sub").mkdir()
         (staging / "sub" / "part").write_bytes(b"p")
         (staging / storage.MANIFEST).write_bytes(b"{}")
@@ -153,13 +153,13 @@ def test_publish_shows_all_at_once(root: str) -> None:
     assert not staging.exists()
     with (
         pytest.raises(UserError, match=r"output folder .*out is in use: choose another run\.out"),
-        storage.publish_directory(uri),
+        publishing.publish_directory(uri),
     ):
         raise AssertionError("a used target must be refused before any work")
 
 
 def _publish(uri: str, fill: Callable[[Path], None]) -> None:
-    with storage.publish_directory(uri) as staging:
+    with publishing.publish_directory(uri) as staging:
         fill(staging)
 
 
@@ -183,7 +183,7 @@ def test_publish_removes_everything_on_an_error(root: str) -> None:
 def test_publish_into_an_empty_folder(tmp_path: Path) -> None:
     target = tmp_path / "out"
     target.mkdir()
-    with storage.publish_directory(str(target)) as staging:
+    with publishing.publish_directory(str(target)) as staging:
         (staging / "part").write_bytes(b"p")
     assert os.listdir(target) == ["part"]
     assert target.stat().st_mode & 0o777 == 0o777 & ~_umask()
@@ -210,7 +210,7 @@ def test_the_second_of_two_publishers_is_refused(tmp_path: Path) -> None:
 
 def test_publish_onto_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("mine")
-    with pytest.raises(UserError, match="in use"), storage.publish_directory(str(tmp_path / "out")):
+    with pytest.raises(UserError, match="in use"), publishing.publish_directory(str(tmp_path / "out")):
         pass
     assert (tmp_path / "out").read_text() == "mine"
 
@@ -235,7 +235,7 @@ def test_an_abandoned_staging_folder_goes_and_a_live_one_stays(tmp_path: Path) -
         (folder / "part").write_bytes(b"p")
     lock = os.open(live, os.O_RDONLY)
     fcntl.flock(lock, fcntl.LOCK_EX)
-    with storage.publish_directory(str(tmp_path / "out")):
+    with publishing.publish_directory(str(tmp_path / "out")):
         assert not dead.exists()
         assert (live / "part").exists()
     os.close(lock)
@@ -243,14 +243,14 @@ def test_an_abandoned_staging_folder_goes_and_a_live_one_stays(tmp_path: Path) -
 
 def test_a_killed_publisher_leaves_no_target(tmp_path: Path) -> None:
     script = (
-        "import os, signal, sys\nfrom distgnn import storage\n"
-        "with storage.publish_directory(sys.argv[1]) as staging:\n"
+        "import os, signal, sys\nfrom distgnn import publishing\n"
+        "with publishing.publish_directory(sys.argv[1]) as staging:\n"
         "    (staging / 'manifest.json').write_text('{}')\n    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     uri = str(tmp_path / "out")
     assert subprocess.run([sys.executable, "-c", script, uri], check=False).returncode == -9
     assert not os.path.exists(uri)
-    with storage.publish_directory(uri):
+    with publishing.publish_directory(uri):
         pass
     assert os.listdir(tmp_path) == ["out"]
 

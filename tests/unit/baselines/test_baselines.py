@@ -12,7 +12,8 @@ from scipy import sparse
 from distgnn.baselines import als, gfcf, itemknn, run_baselines, toppop
 from distgnn.baselines.base import BaselineScorer, block_bounds, interaction_matrix
 from distgnn.baselines.runner import LABELS
-from distgnn.config import Config, config_from_dict
+from distgnn.config import Config
+from distgnn.config_reading import config_from_dict
 from distgnn.types import UserError
 
 MODULES = {"toppop": toppop, "itemknn": itemknn, "gfcf": gfcf, "als": als}

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from distgnn import cli
-from distgnn.config import load_config
+from distgnn.config_reading import load_config
 
 ROOT = Path(__file__).parents[3]
 CLUSTER = ROOT / "cluster"

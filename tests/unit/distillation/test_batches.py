@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from distgnn.config import load_config
+from distgnn.config_reading import load_config
 from distgnn.distillation.batches import CandidateSampler, StudentBatch
 from distgnn.sampler import SeedOrder
 from distgnn.training.inference import OwnNodes

@@ -11,7 +11,7 @@ import pytest
 import s3fs
 
 from distgnn import storage
-from distgnn.config import load_config
+from distgnn.config_reading import load_config
 from distgnn.doctor import files
 from distgnn.doctor.finding import FAIL, OK, Examination, Finding
 from distgnn.partition.prepare import load_dataset

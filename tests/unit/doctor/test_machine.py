@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from distgnn import resources
-from distgnn.config import load_config
+from distgnn.config_reading import load_config
 from distgnn.doctor import machine
 from distgnn.doctor.finding import FAIL, OK, WARN, Examination, Finding
 

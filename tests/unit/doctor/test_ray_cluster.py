@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from distgnn.config import load_config
+from distgnn.config_reading import load_config
 from distgnn.doctor import ray_cluster, ray_nodes
 from distgnn.doctor.finding import FAIL, OK, WARN, Examination, Finding
 

@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from distgnn.config import Config, config_from_dict
+from distgnn.config import Config
+from distgnn.config_reading import config_from_dict
 
 Row = tuple[Any, Any, int, float]
 

@@ -9,7 +9,8 @@ from functools import partial
 import numpy as np
 import pytest
 
-from distgnn.config import Config, load_config
+from distgnn.config import Config
+from distgnn.config_reading import load_config
 from distgnn.data.interactions import Interactions
 from distgnn.partition.book import relabel
 from distgnn.partition.cut import Cut, CutCounter

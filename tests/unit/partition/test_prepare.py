@@ -322,7 +322,7 @@ def test_the_stated_memory_covers_the_peak(tmp_path: Path) -> None:
     }
     pq.write_table(pa.table(table), tmp_path / "log.parquet")
     script = (
-        "import sys\nfrom distgnn.resources import peak_memory\nfrom distgnn.config import load_config\n"
+        "import sys\nfrom distgnn.resources import peak_memory\nfrom distgnn.config_reading import load_config\n"
         "from distgnn.partition.prepare import prepare\n"
         "prepare(load_config(None, sys.argv[1:]))\nprint(peak_memory())"
     )

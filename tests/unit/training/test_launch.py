@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from distgnn.config import load_config
+from distgnn.config_reading import load_config
 from distgnn.training import launch
 from distgnn.training.launch import local_workers, on_local_workers, worker_threads
 from distgnn.types import UserError, WorkerError

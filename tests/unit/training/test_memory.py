@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from distgnn import resources
-from distgnn.config import Config, load_config
+from distgnn.config import Config
+from distgnn.config_reading import load_config
 from distgnn.distributed.process_group import WorkerGroup
 from distgnn.training.memory import FeatureNeed, Placement, choose_topology, needs, place_tables, weight_table_bytes
 from distgnn.types import UserError
