@@ -135,7 +135,7 @@ class ShardedEmbedding:
         self._moments = [torch.zeros_like(self._table) for _ in range(optim.n_moments())]
         self._hot_row = move(torch.from_numpy(hot_row), self.device)
         self._slot, self._stamp = np.zeros(n if group.size > 1 else 0, np.int64), 0
-        self._each = np.empty((0, 2), np.int64)
+        self._count = np.arange(0)
 
     @property
     def device(self) -> torch.device:
@@ -289,7 +289,7 @@ class ShardedEmbedding:
         if on_host(self._table):
             grad_rows = arrived.contiguous().numpy()
             if self.group.size == 1:
-                self._move(rows.numpy(), grad_rows, self._one_each(len(rows)), step)
+                self._move(rows.numpy(), grad_rows, self._positions(len(rows)), None, step)
             else:
                 self._update_on_host([Source(rows.numpy(), np.arange(len(rows)))], grad_rows, step)
         else:
@@ -318,33 +318,35 @@ class ShardedEmbedding:
         if self._stamp == MOST_STAMPS:
             self._slot[:], self._stamp = 0, 1
         most = min(sum(len(source.nodes) for source in sources), len(self._slot))
-        rows, at, n = np.empty(most, np.int64), np.empty((most, 2), np.int64), 0
+        (rows, at, more), n = np.empty((3, most), np.int64), 0
         for s in sources:
             repeated = np.empty((len(s.nodes), 2), np.int64)
-            n, m = collect_rows(s.nodes, s.low, s.places, s.base, self._stamp, self._slot, n, rows, at, repeated)
+            n, m = collect_rows(s.nodes, s.low, s.places, s.base, self._stamp, self._slot, n, rows, at, more, repeated)
             add_repeated(repeated[:m], grad)
-        self._move(rows[:n], grad, at[:n], step)
+        self._move(rows[:n], grad, at[:n], more[:n], step)
 
-    def _one_each(self, n: int) -> np.ndarray:
-        """Of n rows, the i-th gradient for the i-th alone: int64 `[n, 2]`, see `sparse_adam`."""
-        if len(self._each) < n:
-            self._each = np.full((n + n // 8, 2), -1)
-            self._each[:, 0] = np.arange(len(self._each))
-        return self._each[:n]
+    def _positions(self, n: int) -> np.ndarray:
+        """0 to n - 1."""
+        if len(self._count) < n:
+            self._count = np.arange(n + n // 8)
+        return self._count[:n]
 
-    def _move(self, distinct: np.ndarray, grad: np.ndarray, places: np.ndarray, step: int) -> None:
-        """Move rows int64 `[n]` by the gradients at these places, int64 `[n, 2]` (see `sparse_adam`)."""
+    def _move(
+        self, distinct: np.ndarray, grad: np.ndarray, places: np.ndarray, more: np.ndarray | None, step: int
+    ) -> None:
+        """Move rows int64 `[n]` by the gradients at these places (see `sparse_adam`)."""
         o = self.optim
         table, moments = self._table.numpy(), [m.numpy() for m in self._moments]
 
         def part(start: int, stop: int) -> None:
             rows, at = distinct[start:stop], places[start:stop]
+            also = None if more is None else more[start:stop]
             if o.name == "sgd":
-                sparse_sgd(table, rows, grad, at, o.lr, o.weight_decay)
+                sparse_sgd(table, rows, grad, at, also, o.lr, o.weight_decay)
             elif o.name == "adagrad":
-                sparse_adagrad(table, *moments, rows, grad, at, o.lr, o.eps, o.weight_decay)
+                sparse_adagrad(table, *moments, rows, grad, at, also, o.lr, o.eps, o.weight_decay)
             else:
-                sparse_adam(table, *moments, rows, grad, at, step, o.lr, o.beta1, o.beta2, o.eps, o.weight_decay)
+                sparse_adam(table, *moments, rows, grad, at, also, step, o.lr, o.beta1, o.beta2, o.eps, o.weight_decay)
 
         share_rows(len(distinct), torch.get_num_threads(), part)  # distinct rows: no two threads write to one
 

@@ -19,32 +19,20 @@ MOST_STAMPS = 1 << (63 - PLACE_BITS)
 
 
 @njit(nogil=True, cache=True, inline="always")
-def _prefetch_gradient(grad, at):
-    prefetch_row(grad, at[0])
-    if at[1] >= 0:
-        prefetch_row(grad, at[1])
-
-
-@njit(nogil=True, cache=True)
-def _gradient(grad, at, total):
-    """A row's gradient `[d]`; where it is the sum of two, in `total`."""
-    first = grad[at[0]]
-    if at[1] < 0:
-        return first
-    second = grad[at[1]]
+def _sum(first, second, total):
     for c in range(total.shape[0]):
         total[c] = first[c] + second[c]
-    return total
 
 
 # Without numpy's error model every division checks for zero, and the loop is not vectorised.
 @njit(nogil=True, cache=True, error_model="numpy")
-def sparse_adam(table, first_moment, second_moment, rows, grad, at, step, lr, beta1, beta2, eps, weight_decay):
+def sparse_adam(table, first_moment, second_moment, rows, grad, at, more, step, lr, beta1, beta2, eps, weight_decay):
     """Lazy Adam (Kingma and Ba 2015) on the given distinct rows; bias correction by the global step (from 1).
 
     Args:
         table, first_moment, second_moment: float `[n, d]`, updated. rows: int64 `[r]`. grad: float `[g, d]`.
-        at: int64 `[r, 2]`, which of the gradients is a row's, and one to be added to it, or -1.
+        at: int64 `[r]`, which of the gradients is a row's. more: int64 `[r]`, another to be added, or -1; None: no
+            row has one. Numba compiles a loop of its own for that.
         weight_decay: L2 coefficient, added to the gradient of these rows.
     """
     dtype = table.dtype.type
@@ -59,10 +47,13 @@ def sparse_adam(table, first_moment, second_moment, rows, grad, at, step, lr, be
             prefetch_row(table, ahead)
             prefetch_row(first_moment, ahead)
             prefetch_row(second_moment, ahead)
-            _prefetch_gradient(grad, at[i + _AHEAD])
+            if more is not None and more[i + _AHEAD] >= 0:
+                prefetch_row(grad, more[i + _AHEAD])
         row = rows[i]
-        weight, first, second = table[row], first_moment[row], second_moment[row]
-        gradient = _gradient(grad, at[i], total)
+        weight, first, second, gradient = table[row], first_moment[row], second_moment[row], grad[at[i]]
+        if more is not None and more[i] >= 0:
+            _sum(gradient, grad[more[i]], total)
+            gradient = total
         for c in range(table.shape[1]):
             g = gradient[c] + decay * weight[c]
             m = first[c] + rate1 * (g - first[c])
@@ -73,12 +64,12 @@ def sparse_adam(table, first_moment, second_moment, rows, grad, at, step, lr, be
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def sparse_adagrad(table, squares, rows, grad, at, lr, eps, weight_decay):
+def sparse_adagrad(table, squares, rows, grad, at, more, lr, eps, weight_decay):
     """Adagrad (Duchi et al. 2011, diagonal) on the given distinct rows, as `torch.optim.Adagrad` on sparse gradients.
 
     Args:
         table, squares: float `[n, d]`, updated; squares are the sums of squared gradients. rows: int64 `[r]`.
-        grad: float `[g, d]`. at: int64 `[r, 2]`, see `sparse_adam`.
+        grad: float `[g, d]`. at, more: see `sparse_adam`.
         weight_decay: L2 coefficient, added to the gradient of these rows.
     """
     dtype = table.dtype.type
@@ -89,9 +80,13 @@ def sparse_adagrad(table, squares, rows, grad, at, lr, eps, weight_decay):
         if i + _AHEAD < n:
             prefetch_row(table, rows[i + _AHEAD])
             prefetch_row(squares, rows[i + _AHEAD])
-            _prefetch_gradient(grad, at[i + _AHEAD])
+            if more is not None and more[i + _AHEAD] >= 0:
+                prefetch_row(grad, more[i + _AHEAD])
         row = rows[i]
-        weight, square, gradient = table[row], squares[row], _gradient(grad, at[i], total)
+        weight, square, gradient = table[row], squares[row], grad[at[i]]
+        if more is not None and more[i] >= 0:
+            _sum(gradient, grad[more[i]], total)
+            gradient = total
         for c in range(table.shape[1]):
             g = gradient[c] + decay * weight[c]
             s = square[c] + g * g
@@ -100,8 +95,8 @@ def sparse_adagrad(table, squares, rows, grad, at, lr, eps, weight_decay):
 
 
 @njit(nogil=True, cache=True)
-def sparse_sgd(table, rows, grad, at, lr, weight_decay):
-    """table[row] -= lr * (gradient + weight_decay * table[row]) on the given distinct rows; at: see `sparse_adam`."""
+def sparse_sgd(table, rows, grad, at, more, lr, weight_decay):
+    """table[row] -= lr * (gradient + weight_decay * table[row]) on the given distinct rows; more: see `sparse_adam`."""
     dtype = table.dtype.type
     total = np.empty(table.shape[1], table.dtype)
     rate, decay = dtype(lr), dtype(weight_decay)
@@ -109,8 +104,12 @@ def sparse_sgd(table, rows, grad, at, lr, weight_decay):
     for i in range(n):
         if i + _AHEAD < n:
             prefetch_row(table, rows[i + _AHEAD])
-            _prefetch_gradient(grad, at[i + _AHEAD])
-        weight, gradient = table[rows[i]], _gradient(grad, at[i], total)
+            if more is not None and more[i + _AHEAD] >= 0:
+                prefetch_row(grad, more[i + _AHEAD])
+        weight, gradient = table[rows[i]], grad[at[i]]
+        if more is not None and more[i] >= 0:
+            _sum(gradient, grad[more[i]], total)
+            gradient = total
         for c in range(table.shape[1]):
             weight[c] -= rate * (gradient[c] + decay * weight[c])
 
@@ -144,8 +143,8 @@ def gather_rows_to(table, rows, positions, out):
 
 
 @njit(nogil=True, cache=True)
-def collect_rows(nodes, low, places, base, stamp, slot, n, rows, at, repeated):
-    """Take in a worker's gradients; call it for the workers in rank order, then move the rows by `at`.
+def collect_rows(nodes, low, places, base, stamp, slot, n, rows, at, more, repeated):
+    """Take in a worker's gradients; call it for the workers in rank order, then move the rows by them.
 
     Args:
         nodes: distinct, int64 `[k]`; low: of a node's row, what to take from its id. places: int64 `[k]`, where the
@@ -153,7 +152,7 @@ def collect_rows(nodes, low, places, base, stamp, slot, n, rows, at, repeated):
         stamp: of this step, from 1; larger than of any earlier one with this slot.
         slot: int64, 0 at first; by row: its place among the rows, with the stamp, so that nothing is cleared.
         n: how many rows there are so far. rows: int64 `[r]`, written from n on: those that are new.
-        at: int64 `[r, 2]`, written: each row's first gradient, and its last one where it has more, else -1.
+        at, more: int64 `[r]`, written: each row's first gradient, and its last one where it has more, else -1.
         repeated: int64 `[k, 2]`, written: gradients to be added to a row's first one before anything else is (see
             `add_repeated`), and its first one.
 
@@ -169,14 +168,14 @@ def collect_rows(nodes, low, places, base, stamp, slot, n, rows, at, repeated):
         s = slot[row]
         if s < high:
             slot[row] = high | n
-            rows[n], at[n, 0], at[n, 1] = row, places[i] + base, -1
+            rows[n], at[n], more[n] = row, places[i] + base, -1
             n += 1
             continue
         k = s - high
-        if at[k, 1] >= 0:
-            repeated[m, 0], repeated[m, 1] = at[k, 0], at[k, 1]
+        if more[k] >= 0:
+            repeated[m, 0], repeated[m, 1] = at[k], more[k]
             m += 1
-        at[k, 1] = places[i] + base
+        more[k] = places[i] + base
     return n, m
 
 

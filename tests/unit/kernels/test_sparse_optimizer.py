@@ -21,11 +21,6 @@ from distgnn.kernels.sparse_optimizer import (
 from tests.unit.kernels.rerun import IS_RERUN, MODES, rerun
 
 
-def each(n: int) -> np.ndarray:
-    """The i-th gradient for the i-th row alone."""
-    return np.stack([np.arange(n), np.full(n, -1)], axis=1)
-
-
 def test_lazy_adam_is_torch_sparse_adam() -> None:
     rng = np.random.default_rng(0)
     table = rng.normal(size=(20, 5))
@@ -35,7 +30,7 @@ def test_lazy_adam_is_torch_sparse_adam() -> None:
     for step in range(1, 8):
         rows = rng.permutation(20)[: rng.integers(1, 12)]
         grad = rng.normal(size=(len(rows), 5))
-        sparse_adam(table, first, second, rows, grad, each(len(rows)), step, 0.03, 0.9, 0.999, 1e-8, 0.0)
+        sparse_adam(table, first, second, rows, grad, np.arange(len(rows)), None, step, 0.03, 0.9, 0.999, 1e-8, 0.0)
         parameter.grad = torch.sparse_coo_tensor(
             torch.from_numpy(rows)[None], torch.from_numpy(grad), (20, 5), check_invariants=True
         )
@@ -54,7 +49,7 @@ def test_adagrad_is_torch_adagrad_on_sparse_gradients() -> None:
     for _ in range(7):
         rows = rng.permutation(19)[: rng.integers(1, 12)]
         grad = rng.normal(size=(len(rows), 5))
-        sparse_adagrad(table, squares, rows, grad, each(len(rows)), 0.03, 1e-8, 0.0)
+        sparse_adagrad(table, squares, rows, grad, np.arange(len(rows)), None, 0.03, 1e-8, 0.0)
         parameter.grad = torch.sparse_coo_tensor(
             torch.from_numpy(rows)[None], torch.from_numpy(grad), (20, 5), check_invariants=True
         )
@@ -73,7 +68,7 @@ def test_adagrads_decay_is_torchs_where_every_row_is_touched() -> None:
     squares = np.zeros_like(table)
     for _ in range(5):
         grad = rng.normal(size=(6, 4))
-        sparse_adagrad(table, squares, np.arange(6), grad[::-1].copy(), each(6)[::-1], 0.1, 1e-6, 0.2)
+        sparse_adagrad(table, squares, np.arange(6), grad[::-1].copy(), np.arange(6)[::-1], None, 0.1, 1e-6, 0.2)
         parameter.grad = torch.from_numpy(grad)
         optimizer.step()
     np.testing.assert_allclose(table, parameter.detach().numpy(), rtol=1e-12, atol=1e-14)
@@ -81,7 +76,7 @@ def test_adagrads_decay_is_torchs_where_every_row_is_touched() -> None:
 
 def test_sgd_moves_the_touched_rows_and_decays_them_alone() -> None:
     table = np.ones((4, 2))
-    sparse_sgd(table, np.array([1, 3]), np.array([[0.1, 0.2], [0.5, 0.5]]), np.array([[1, -1], [1, -1]]), 0.1, 0.2)
+    sparse_sgd(table, np.array([1, 3]), np.array([[0.1, 0.2], [0.5, 0.5]]), np.array([1, 1]), None, 0.1, 0.2)
     np.testing.assert_allclose(table, [[1, 1], [0.93, 0.93], [1, 1], [0.93, 0.93]])
 
 
@@ -96,20 +91,20 @@ def test_repeated_rows_are_summed_in_the_workers_order() -> None:
         for row, at in zip(asked[worker].tolist(), places[worker], strict=True):
             expected[row] = expected[row] + grad[at] if row in expected else grad[at].copy()
     slot = np.arange(60) % 3 << PLACE_BITS | 5  # what steps 0, 1 and 2 have left
-    rows, at, n = np.empty(60, np.int64), np.empty((60, 2), np.int64), 0
+    (rows, at, more), n = np.empty((3, 60), np.int64), 0
     before = grad.copy()
     for worker in range(3):
         repeated = np.empty((len(asked[worker]), 2), np.int64)
         nodes, base = asked[worker] + 7, worker - 5
-        n, m = collect_rows(nodes, 7, places[worker] - base, base, 3, slot, n, rows, at, repeated)
+        n, m = collect_rows(nodes, 7, places[worker] - base, base, 3, slot, n, rows, at, more, repeated)
         assert (m > 0) == (worker == 2)
         add_repeated(repeated[:m], grad)
     assert sorted(rows[:n].tolist()) == sorted(expected)
-    for row, (first, last) in zip(rows[:n].tolist(), at[:n], strict=True):
+    for row, first, last in zip(rows[:n].tolist(), at[:n], more[:n], strict=True):
         assert ((grad[first] + grad[last] if last >= 0 else grad[first]) == expected[row]).all()
     assert (grad[95:] == before[95:]).all()
     table = np.zeros((60, 3), np.float32)
-    sparse_sgd(table, rows[:n], grad, at[:n], -1.0, 0.0)
+    sparse_sgd(table, rows[:n], grad, at[:n], more[:n], -1.0, 0.0)
     for row in range(60):
         assert (table[row] == expected.get(row, 0)).all()
 
@@ -142,7 +137,7 @@ def test_float32_adam_is_the_rule_in_float32() -> None:
         m += np.float32(1 - 0.9) * (grad[i] - m)
         v += np.float32(1 - 0.999) * (grad[i] * grad[i] - v)
         weight -= size * m / (np.sqrt(v) + np.float32(1e-8))
-    sparse_adam(table, first, second, rows, grad, each(11), 3, 0.02, 0.9, 0.999, 1e-8, 0.0)
+    sparse_adam(table, first, second, rows, grad, np.arange(11), None, 3, 0.02, 0.9, 0.999, 1e-8, 0.0)
     for got, want in zip((table, first, second), expected, strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-6)
 
