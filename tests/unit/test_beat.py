@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,6 +81,25 @@ def test_a_trainer_that_waits_for_its_minibatch_is_where_that_is_made(record: Pa
     assert beat.place_of(beat.read(record)).stage == SAMPLING
     beat.at(FETCH, 5)
     assert beat.place_of(beat.read(record)).stage == FETCH
+
+
+def test_a_sampler_that_nobody_serves_waits_in_the_place_of_the_communication(record: Path) -> None:
+    seen = []
+
+    def sample() -> None:
+        beat.at(SAMPLING, 5)
+        with beat.within("waiting for the exchange", 5), beat.waiting_for_answer(5):
+            places = beat.read(record)
+            seen.append((places[COMMUNICATION].step, places[COMMUNICATION].waits, beat.place_of(places).stage))
+        seen.append(beat.place_of(beat.read(record)).stage)
+        with contextlib.suppress(ZeroDivisionError), beat.waiting_for_answer(6):
+            raise ZeroDivisionError
+
+    beat.at(BLOCKED, 5, "fit")
+    in_a_thread(sample)
+    assert seen == [(5, True, EXCHANGE), SAMPLING]
+    place = beat.read(record)[COMMUNICATION]
+    assert (place.entered, place.left, place.failed) == (2, 1, True)
 
 
 def test_a_sampler_that_waits_for_others_is_where_the_communication_is(record: Path) -> None:
