@@ -323,7 +323,10 @@ class ShardedEmbedding:
             repeated = np.empty((len(s.nodes), 2), np.int64)
             n, m = collect_rows(s.nodes, s.low, s.places, s.base, self._stamp, self._slot, n, rows, at, more, repeated)
             add_repeated(repeated[:m], grad)
-        self._move(rows[:n], grad, at[:n], more[:n], step)
+        # A loop for both kinds of rows is slower for each.
+        one, several = np.flatnonzero(more[:n] < 0), np.flatnonzero(more[:n] >= 0)
+        self._move(rows[one], grad, at[one], None, step)
+        self._move(rows[several], grad, at[several], more[several], step)
 
     def _positions(self, n: int) -> np.ndarray:
         """0 to n - 1."""
