@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-CHUNK_BYTES = 64 << 20  # of logits that `in_batch_softmax` holds at once
+CHUNK_BYTES = 64 << 20  # of logits that `in_batch_softmax` holds at once, at most
+CPU_CHUNK_BYTES = 2 << 20  # for each thread of a CPU
 
 
 def bpr(positive: torch.Tensor, negative: torch.Tensor, valid: torch.Tensor, global_size: int) -> torch.Tensor:
@@ -62,9 +63,11 @@ class _InBatchSoftmax(torch.autograd.Function):
     """Chunk by chunk of rows, with the gradients: they are the loss's up to a factor that comes later."""
 
     @staticmethod
-    def forward(ctx, user, columns, target, rules, temperature, chunk_rows):  # type: ignore[no-untyped-def]
+    def forward(ctx, user, gathered, order, target, rules, temperature, chunk_rows):  # type: ignore[no-untyped-def]
         wanted = any(ctx.needs_input_grad)
-        grad_user, grad_columns = torch.empty_like(user), torch.zeros_like(columns)
+        columns = gathered if order is None else gathered.index_select(0, order)
+        grad_user = torch.empty_like(user)
+        grad_columns = torch.zeros_like(columns.T, memory_format=torch.contiguous_format)  # so products are faster
         total = user.new_zeros(())
         starts = range(0, len(user), chunk_rows)
         if len(starts) > 1:  # else nothing waits for a GPU
@@ -72,48 +75,65 @@ class _InBatchSoftmax(torch.autograd.Function):
         else:
             bounds = [0]
         bounds.append(rules.masked.shape[1])
+        room = user.new_empty((min(chunk_rows, len(user)), len(columns)))
         for chunk, start in enumerate(starts):
             rows = slice(start, start + chunk_rows)
-            logits = (user[rows] / temperature) @ columns.T
+            logits = room[: len(user[rows])]
+            torch.mm(user[rows] / temperature, columns.T, out=logits)
             rules.apply(logits, start, rules.masked[:, bounds[chunk] : bounds[chunk + 1]])
-            logits -= logits.amax(1, keepdim=True)
             own = target[rows, None]
-            score = logits.gather(1, own)[:, 0]
-            share = logits.exp_()
-            norm = share.sum(1)
-            total += (norm.log() - score).sum()
+            largest, score = logits.amax(1), logits.gather(1, own)[:, 0]
+            share = torch.softmax(logits, 1, out=logits)
+            # The largest score's share is 1 / sum of exp(score - largest).
+            total += (largest - score - share.amax(1).log()).sum()
             if wanted:
-                share /= norm[:, None]
                 share.scatter_add_(1, own, share.new_full(own.shape, -1.0))
                 torch.mm(share, columns, out=grad_user[rows])
-                grad_columns.addmm_(share.T, user[rows])
+                grad_columns.addmm_(user[rows].T, share)
         if wanted:
-            ctx.save_for_backward(grad_user.div_(temperature), grad_columns.div_(temperature))
+            grad_gathered = torch.empty_like(gathered)
+            if order is None:
+                grad_gathered.copy_(grad_columns.T)
+            else:
+                grad_gathered.index_copy_(0, order, grad_columns.T)
+            ctx.save_for_backward(grad_user.div_(temperature), grad_gathered.div_(temperature))
         return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
-        grad_user, grad_columns = ctx.saved_tensors
-        return grad_user * grad, grad_columns * grad, None, None, None, None
+        grad_user, grad_gathered = ctx.saved_tensors
+        return grad_user * grad, grad_gathered * grad, None, None, None, None, None
+
+
+def most_logit_bytes(device: torch.device) -> int:
+    """What `in_batch_softmax` holds of logits at once: on CPUs what stays in the second cache level of its threads."""
+    if device.type != "cpu":
+        return CHUNK_BYTES
+    return min(CHUNK_BYTES, CPU_CHUNK_BYTES * torch.get_num_threads())
 
 
 def in_batch_softmax(
     user: torch.Tensor,
-    columns: torch.Tensor,
+    gathered: torch.Tensor,
     target: torch.Tensor,
     rules: ColumnRules,
     temperature: float,
     global_size: int,
-    chunk_bytes: int = CHUNK_BYTES,
+    *,
+    order: torch.Tensor | None = None,
+    chunk_bytes: int | None = None,
 ) -> torch.Tensor:
-    """Sampled softmax whose logits are inner products, with memory for `chunk_bytes` of them and not for all.
+    """Sampled softmax whose logits are inner products, with memory for some of them and not for all.
 
     Args:
-        user: `[b, d]`. columns: `[C, d]`. target: own column of each row, int64 `[b]`; never masked.
+        user: `[b, d]`. gathered: `[C, d]`. target: own column of each row, int64 `[b]`; never masked.
+        order: int64 `[C]`, which of the gathered each column is, every one once; None: the columns as they are.
+        chunk_bytes: of logits at once; None: see `most_logit_bytes`.
     """
-    chunk_rows = max(1, chunk_bytes // max(1, len(columns) * user.element_size()))
-    total: torch.Tensor = _InBatchSoftmax.apply(user, columns, target, rules, temperature, chunk_rows)
+    chunk_bytes = most_logit_bytes(user.device) if chunk_bytes is None else chunk_bytes
+    chunk_rows = max(1, chunk_bytes // max(1, len(gathered) * user.element_size()))
+    total: torch.Tensor = _InBatchSoftmax.apply(user, gathered, order, target, rules, temperature, chunk_rows)
     return total / global_size
 
 

@@ -22,17 +22,28 @@ def permuted_slice(start, n, key, out):
     while (np.uint64(1) << (half + half)) < np.uint64(n):
         half += np.uint64(1)
     mask = (np.uint64(1) << half) - np.uint64(1)
-    for i in range(out.shape[0]):
-        x = np.uint64(start + i)
-        while True:
-            left = x >> half
-            right = x & mask
-            for r in range(ROUNDS):
-                left, right = right, left ^ (combine(combine(key, np.uint64(r)), right) & mask)
-            x = (left << half) | right
+    pending = out.shape[0]
+    left, right = np.empty((2, pending), np.uint64)
+    place = np.arange(pending)
+    for i in range(pending):
+        left[i] = np.uint64(start + i) >> half
+        right[i] = np.uint64(start + i) & mask
+    while pending > 0:
+        for r in range(ROUNDS):
+            round_key = combine(key, np.uint64(r))
+            for i in range(pending):  # several at once: no number asks for another
+                mixed = left[i] ^ (combine(round_key, right[i]) & mask)
+                left[i] = right[i]
+                right[i] = mixed
+        beyond = 0
+        for i in range(pending):
+            x = (left[i] << half) | right[i]
             if x < np.uint64(n):
-                break
-        out[i] = np.int64(x)
+                out[place[i]] = np.int64(x)
+            else:
+                left[beyond], right[beyond], place[beyond] = left[i], right[i], place[i]
+                beyond += 1
+        pending = beyond
 
 
 @njit(nogil=True, cache=True)

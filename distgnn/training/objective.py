@@ -35,14 +35,15 @@ def loss_of(
     traffic: Traffic | None = None,
     board: OutputBoard | None = None,
 ) -> torch.Tensor:
-    """This worker's part of the global loss, tied to all outputs even where the share is empty; may be a collective.
+    """This worker's part of the global loss, tied to the outputs even where the share is empty; may be a collective.
 
     Args:
         user, item: vectors of the seed users and the seed items.
         traffic: counts what is gathered from other workers. board: where that lies, if not sent.
     """
     device = user.device
-    tie = 0.0 * (user.sum() + item.sum())
+    # An empty share takes from no output, and every worker is to have a gradient for all.
+    tie = 0.0 if len(batch.share) else 0.0 * (user.sum() + item.sum())
     if config.score_kind() == "cosine":
         user, item = F.normalize(user, dim=1), F.normalize(item, dim=1)
     u = F.embedding(_index(batch.user_index, device), user)
@@ -93,7 +94,7 @@ def _in_batch(
     assert batch.column_order is not None and batch.masked is not None and batch.column_item is not None
     device = user.device
     gathered = all_gather_rows(own, batch.share_sizes.tolist(), group, board)
-    columns = F.embedding(_index(batch.column_order, device), gathered)
+    order = None if group.size == 1 else _index(batch.column_order, device)
     subtracted = row_time = column_time = None
     if config.logq:
         # An edge drawn uniformly brings its item with probability degree / E (Yi et al. 2019, section 3).
@@ -105,7 +106,7 @@ def _in_batch(
         column_time = _index(batch.column_time, device)
     rules = ColumnRules(_index(batch.masked, device), subtracted, row_time, column_time)
     target = _index(batch.share, device)
-    return in_batch_softmax(user, columns, target, rules, config.temperature, batch.global_size)
+    return in_batch_softmax(user, gathered, target, rules, config.temperature, batch.global_size, order=order)
 
 
 def _directau(
