@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import torch
 
+from distgnn.pages import zeros
+
 
 def on_host(tensor: torch.Tensor) -> bool:
     """Whether Numba kernels and gloo can take the tensor."""
@@ -47,7 +49,8 @@ class RowBuffer:
         """Uninitialised `[n, dim]`; what it gave before is overwritten."""
         kept = self._kept
         if kept is None or len(kept) < n or kept.shape[1] != dim or kept.dtype != dtype:
-            self._kept = kept = torch.empty((n + n // 8, dim), dtype=dtype)
+            kind = torch.empty(0, dtype=dtype).numpy().dtype
+            self._kept = kept = torch.from_numpy(zeros((n + n // 8, dim), kind))
         return kept[:n]
 
 

@@ -34,6 +34,7 @@ from distgnn.kernels.sparse_optimizer import (
     sparse_sgd,
 )
 from distgnn.kernels.threads import share_rows
+from distgnn.pages import collapse, zeros
 from distgnn.types import UserError
 
 _INIT_CHUNK = 1 << 16
@@ -125,16 +126,18 @@ class ShardedEmbedding:
                 "in containers apart, or their tables on GPUs; set cluster.exchange = auto"
             )
         else:
-            self._table = torch.empty((n, dim), dtype=dtype, device=device)
+            self._table = _zeros((n, dim), dtype, device)
         key = np.uint64(hash2(np.uint64(seed), STREAM_INIT))
         for start in range(0, n, _INIT_CHUNK):
             stop = min(start + _INIT_CHUNK, n)
             normal = np.empty((stop - start, dim), np.float64)
             keyed_normal(key, node_type[start:stop], stable_id[start:stop], normal)
             self._table[start:stop] = torch.from_numpy(normal * std).to(dtype)
-        self._moments = [torch.zeros_like(self._table) for _ in range(optim.n_moments())]
+        if self._shared is not None:
+            collapse(self._table.numpy())
+        self._moments = [_zeros((n, dim), dtype, device) for _ in range(optim.n_moments())]
         self._hot_row = move(torch.from_numpy(hot_row), self.device)
-        self._slot, self._stamp = np.zeros(n if group.size > 1 else 0, np.int64), 0
+        self._slot, self._stamp = zeros((n if group.size > 1 else 0,), np.dtype(np.int64)), 0
         self._count = np.arange(0)
 
     @property
@@ -376,3 +379,10 @@ class ShardedEmbedding:
             first[rows], second[rows] = m, v
             step_size = o.lr * (1 - o.beta2**step) ** 0.5 / (1 - o.beta1**step)
             table[rows] = weight - step_size * m / (v.sqrt() + o.eps)
+
+
+def _zeros(shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """A table of zeros; rows are read and moved in no order, hence in large pages."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    return torch.from_numpy(zeros(shape, torch.empty(0, dtype=dtype).numpy().dtype))

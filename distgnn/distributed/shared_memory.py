@@ -22,6 +22,7 @@ import numpy as np
 
 from distgnn.distributed import futex
 from distgnn.distributed.process_group import WorkerGroup
+from distgnn.pages import map_shared
 from distgnn.types import WorkerError
 
 _NAME = "distgnn-rows"
@@ -177,15 +178,15 @@ def share_arrays(
     everybody = [int(pid) for pid in group.sum_floats(pids.tolist())]
     if memory is None or mapped < group.size:
         return None
-    lines = np.frombuffer(memory, np.int64, (_HEAD - _TOKEN_BYTES) // 8, _TOKEN_BYTES).reshape(-1, LINE_BYTES // 8)
+    lines = memory[_TOKEN_BYTES:_HEAD].view(np.int64).reshape(-1, LINE_BYTES // 8)
     arrays = [
-        np.frombuffer(memory, dtype, math.prod(shape), start).reshape(shape)
-        for (shape, dtype), start in zip(parts, starts, strict=False)
+        memory[start : start + size].view(dtype).reshape(shape)
+        for (shape, dtype), size, start in zip(parts, sizes, starts, strict=False)
     ]
     return arrays, Meeting(lines[: group.size], group.rank, everybody, group.timeout)
 
 
-def _map(path: str, size: int, token: bytes) -> mmap.mmap | None:
+def _map(path: str, size: int, token: bytes) -> np.ndarray | None:
     """The memory that another process of this host offers; None where that is no such memory."""
     try:
         if _NAME not in os.readlink(path):  # on another host the path may be anything
@@ -196,7 +197,7 @@ def _map(path: str, size: int, token: bytes) -> mmap.mmap | None:
     try:
         if os.fstat(descriptor).st_size != size or os.pread(descriptor, len(token), 0) != token:
             return None
-        return mmap.mmap(descriptor, size)
+        return map_shared(descriptor, size)
     except OSError:
         return None
     finally:

@@ -19,6 +19,7 @@ from distgnn.distributed.shared_memory import Meeting, share_arrays
 from distgnn.kernels.routing import route_by_owner
 from distgnn.kernels.sparse_optimizer import gather_rows, gather_rows_to
 from distgnn.kernels.threads import share_rows
+from distgnn.pages import collapse
 from distgnn.timeline import GRADIENTS, ROWS
 
 
@@ -160,10 +161,13 @@ class OutboxBuffer(RowBuffer):
 
     def __init__(self, shared: SharedRows) -> None:
         super().__init__()
-        self._outbox = torch.from_numpy(shared.outbox)
+        self._outbox, self._large = torch.from_numpy(shared.outbox), 0
 
     def rows(self, n: int, dim: int, dtype: torch.dtype) -> torch.Tensor:
         """See `RowBuffer`; other memory where that many do not fit, as (node, cut-off) entries may not."""
         if n <= len(self._outbox) and dim == self._outbox.shape[1] and dtype == self._outbox.dtype:
+            if n > self._large:
+                self._large = min(n + n // 8, len(self._outbox))
+                collapse(self._outbox[: self._large].numpy())
             return self._outbox[:n]
         return super().rows(n, dim, dtype)

@@ -47,6 +47,7 @@ def sparse_adam(table, first_moment, second_moment, rows, grad, at, more, step, 
             prefetch_row(table, ahead)
             prefetch_row(first_moment, ahead)
             prefetch_row(second_moment, ahead)
+            prefetch_row(grad, at[i + _AHEAD])
             if more is not None and more[i + _AHEAD] >= 0:
                 prefetch_row(grad, more[i + _AHEAD])
         row = rows[i]
@@ -80,6 +81,7 @@ def sparse_adagrad(table, squares, rows, grad, at, more, lr, eps, weight_decay):
         if i + _AHEAD < n:
             prefetch_row(table, rows[i + _AHEAD])
             prefetch_row(squares, rows[i + _AHEAD])
+            prefetch_row(grad, at[i + _AHEAD])
             if more is not None and more[i + _AHEAD] >= 0:
                 prefetch_row(grad, more[i + _AHEAD])
         row = rows[i]
@@ -104,6 +106,7 @@ def sparse_sgd(table, rows, grad, at, more, lr, weight_decay):
     for i in range(n):
         if i + _AHEAD < n:
             prefetch_row(table, rows[i + _AHEAD])
+            prefetch_row(grad, at[i + _AHEAD])
             if more is not None and more[i + _AHEAD] >= 0:
                 prefetch_row(grad, more[i + _AHEAD])
         weight, gradient = table[rows[i]], grad[at[i]]

@@ -9,6 +9,7 @@ import numpy as np
 
 from distgnn.kernels.nodes import describe_entries
 from distgnn.kernels.relabel import append_distinct, append_distinct_entries
+from distgnn.pages import zeros
 from distgnn.sampler.store import Exclusion, TopologyStore
 
 NO_CUTOFF = np.iinfo(np.int64).max
@@ -18,7 +19,7 @@ class Scratch:
     """A thread's arrays of N, and its table of entries; allocated once and never cleared."""
 
     def __init__(self, n_nodes: int) -> None:
-        self.slot = np.zeros(n_nodes, np.int64)
+        self.slot = zeros((n_nodes,), np.dtype(np.int64))
         self.nodes = np.empty(0, np.int64)
         self.epoch = 0
         self.excluded_row = np.full(n_nodes, -1, np.int32)
