@@ -41,13 +41,16 @@ class OutputBoard:
         return fits and rows.dtype == self._outputs.dtype and rows.device.type == "cpu"
 
     def gather(self, rows: torch.Tensor, sizes: list[int]) -> torch.Tensor:
-        """Rows of every worker in rank order `[sum(sizes), d]`; a collective."""
+        """Rows of every worker in rank order `[sum(sizes), d]`; a collective.
+
+        They lie on the board: the gather after the next one overwrites them.
+        """
         start = sum(sizes[: self.group.rank])
         board = self._outputs[self._half]
         self._half = 1 - self._half
         board[start : start + len(rows)] = rows
         self._meet(OUTPUTS)
-        return board[: sum(sizes)].clone()
+        return board[: sum(sizes)]
 
     def give_back(self, grad: torch.Tensor, sizes: list[int]) -> torch.Tensor:
         """Sum of everybody's gradients of this worker's rows `[sizes[rank], d]`, in rank order; a collective.

@@ -5,8 +5,13 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from distgnn.kernels.address import array_at, part_of, row_bounds
+from distgnn.kernels.address import array_at, part_of, prefetch, row_bounds
 from distgnn.kernels.rng import bounded, combine, draw
+
+_ROWS_AHEAD = 4  # whose neighbours are on the way
+_NEIGHBORS_AHEAD = 16
+_LINE = 64
+_MOST_BYTES = 2048  # of a row that are asked for: what follows in a long one the processor asks for by itself
 
 
 @njit(nogil=True, cache=True)
@@ -90,14 +95,31 @@ def known_columns(
     for c in range(columns.shape[0]):
         column_next[c] = column_head[columns[c]]
         column_head[columns[c]] = c
-    pairs = np.empty((2, max(16, 4 * user.shape[0])), np.int64)
-    n = 0
+    width = like_indices.itemsize
+    head_address = column_head.ctypes.data
+    start, degree = np.empty((2, user.shape[0]), np.int64)
+    longest = np.int64(0)
     for i in range(user.shape[0]):
         part = part_of(user[i], offsets)
         begin, end = row_bounds(user[i], part, offsets, indptr_address, like_indptr)
-        row = array_at(indices_address[part] + begin * like_indices.itemsize, end - begin, like_indices)
-        for neighbor in row:
-            c = column_head[neighbor]
+        start[i], degree[i] = indices_address[part] + begin * width, end - begin
+        longest = max(longest, degree[i])
+    met = np.empty(longest, np.int32)
+    pairs = np.empty((2, max(16, 4 * user.shape[0])), np.int64)
+    n = 0
+    for i in range(user.shape[0]):
+        coming = min(i + _ROWS_AHEAD, user.shape[0] - 1)
+        for byte in range(0, min(degree[coming] * width, _MOST_BYTES), _LINE):
+            prefetch(start[coming] + byte)
+        row = array_at(start[i], degree[i], like_indices)
+        n_met = 0
+        for e in range(degree[i]):  # a fifth or so are columns: no branch would guess which
+            ahead = np.int64(row[min(e + _NEIGHBORS_AHEAD, degree[i] - 1)])
+            prefetch(head_address + ahead * column_head.itemsize)
+            met[n_met] = column_head[row[e]]
+            n_met += np.int64(met[n_met] >= 0)
+        for m in range(n_met):
+            c = met[m]
             while c >= 0:
                 if c != own_column[i]:
                     if n == pairs.shape[1]:

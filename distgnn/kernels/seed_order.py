@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from distgnn.kernels.address import array_at, part_of, row_bounds
+from distgnn.kernels.address import array_at, part_of, prefetch
 from distgnn.kernels.rng import combine
 
 ROUNDS = 6
@@ -51,27 +51,32 @@ def users_of_edges(edge, user_offsets, node_id, user, position):
     """Users (node ids) of edge ids and the edges' positions in the users' rows, all int64 `[b]`; no row is read.
 
     Edge e belongs to the last stable user u with user_offsets[u] <= e, at position e - user_offsets[u] of u's row.
+    Users without an edge share an offset with the next one: the search ends at the last of them, which has it.
     """
+    low = np.zeros(edge.shape[0], np.int64)
+    left = user_offsets.shape[0] - 1
+    while left > 1:
+        half = left >> 1
+        # Step by step for all edges: their reads wait for memory together. A mask, as a branch would be a guess.
+        for i in range(edge.shape[0]):
+            low[i] += half & ~((edge[i] - user_offsets[low[i] + half]) >> 63)
+        left -= half
     for i in range(edge.shape[0]):
-        e = edge[i]
-        low = 0
-        high = user_offsets.shape[0] - 1
-        while high - low > 1:
-            middle = (low + high) >> 1
-            if user_offsets[middle] <= e:
-                low = middle
-            else:
-                high = middle
-        # Users without an edge share an offset with the next one: the search ends at the last of them, which has it.
-        user[i] = node_id[low]
-        position[i] = e - user_offsets[low]
+        position[i] = edge[i] - user_offsets[low[i]]
+        user[i] = node_id[low[i]]
 
 
 @njit(nogil=True, cache=True)
 def neighbors_at(node, position, offsets, indptr_address, indices_address, like_indptr, like_indices, neighbor):
     """Neighbours at positions of the rows of nodes, all int64 `[b]`."""
+    start = np.empty(node.shape[0], np.int64)
     for i in range(node.shape[0]):
         part = part_of(node[i], offsets)
-        begin, end = row_bounds(node[i], part, offsets, indptr_address, like_indptr)
-        row = array_at(indices_address[part] + begin * like_indices.itemsize, end - begin, like_indices)
-        neighbor[i] = row[position[i]]
+        start[i] = indptr_address[part] + (node[i] - offsets[part, 0]) * like_indptr.itemsize
+        prefetch(start[i])
+    for i in range(node.shape[0]):
+        first = array_at(start[i], 1, like_indptr)[0]
+        start[i] = indices_address[part_of(node[i], offsets)] + (first + position[i]) * like_indices.itemsize
+        prefetch(start[i])
+    for i in range(node.shape[0]):
+        neighbor[i] = array_at(start[i], 1, like_indices)[0]
