@@ -132,7 +132,8 @@ def in_batch_softmax(
         chunk_bytes: of logits at once; None: see `most_logit_bytes`.
     """
     chunk_bytes = most_logit_bytes(user.device) if chunk_bytes is None else chunk_bytes
-    chunk_rows = max(1, chunk_bytes // max(1, len(gathered) * user.element_size()))
+    most = max(1, chunk_bytes // max(1, len(gathered) * user.element_size()))
+    chunk_rows = max(1, -(-len(user) // max(1, -(-len(user) // most))))  # all about as long
     total: torch.Tensor = _InBatchSoftmax.apply(user, gathered, order, target, rules, temperature, chunk_rows)
     return total / global_size
 
