@@ -4,8 +4,9 @@
 
 Steps of 1,024 and 4,096 seed edges, the same ones for every variant, one thread, in one process: the variants take
 turns, each with 20 steps for warming up (compilation among them), then the measured ones; medians of three rounds.
-Every edge has a timestamp, uniform over a year; `time-respecting` has the seed edges' as cut-offs. Weights are counts
-(geometric) or `pareto`, where few edges hold most of a row. `plain` excludes nothing and knows no time and no weights.
+Every edge has a timestamp, uniform over a year; `time-respecting` has the seed edges' as cut-offs, and `leaves
+uncounted` is that for encoders which do not read degrees. Weights are counts (geometric) or `pareto`, where few edges
+hold most of a row. `plain` excludes nothing and knows no time and no weights.
 Seconds are the thread's own on the processor, so that what else runs takes less part in them; they count everything
 from seed edges to minibatch, and beside it the draws alone, without relabelling and degrees.
 """
@@ -30,6 +31,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {"exclude_targets": False},
     "exclusion": {"exclude_targets": True},
     "time-respecting": {"exclude_targets": False, "time_respecting": True},
+    "time, leaves uncounted": {"exclude_targets": False, "time_respecting": True, "leaf_degrees": False},
     "weighted, counts": {"exclude_targets": False, "weighted": True},
     "weighted, pareto": {"exclude_targets": False, "weighted": True},
 }

@@ -68,7 +68,8 @@ class Block:
         indptr: int64 `[n_dst + 1]`, offsets of each destination's drawn edges.
         indices: int32 `[e]`, local source of each drawn edge.
         degree: int64 `[n_src]`, full training degree of every source (destinations are the prefix); with
-            time-respecting sampling the number of edges up to the entry's cut-off, but for the step's target edges.
+            time-respecting sampling the number of edges up to the entry's cut-off, but for the step's target edges, or
+            -1 for sources without draws if nobody reads it (`NeighborSampler`'s leaf_degrees).
     """
 
     n_dst: int

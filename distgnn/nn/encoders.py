@@ -27,11 +27,13 @@ class Encoder(nn.Module, ABC):
 
     Attributes:
         n_layers: L. out_dim: width of the readout. row_per_edge: whether a layer holds a row for each edge on a CPU.
+        reads_degrees: whether a layer reads `block.degree`; where none does, the sampler need not count them all.
     """
 
     n_layers: int
     out_dim: int
     row_per_edge = False
+    reads_degrees = True
 
     @abstractmethod
     def layer(self, index: int, block: BlockTensors, x: torch.Tensor, step_key: int) -> torch.Tensor:
@@ -126,6 +128,8 @@ class GCN(NonlinearEncoder):
 class GraphSAGE(NonlinearEncoder):
     """GraphSAGE with the mean aggregator (Hamilton et al. 2017, algorithm 1): W_self x_i + W_neighbour mean x_j."""
 
+    reads_degrees = False
+
     def __init__(self, dim: int, n_layers: int, dropout: float) -> None:
         super().__init__(dim, n_layers, dropout)
         self.own = nn.ModuleList(Linear(dim, dim) for _ in range(n_layers))
@@ -145,6 +149,7 @@ class PyGEncoder(NonlinearEncoder):
     """
 
     row_per_edge = True
+    reads_degrees = False
 
     def __init__(self, layer_class: type[nn.Module], dim: int, n_layers: int, dropout: float) -> None:
         super().__init__(dim, n_layers, dropout)

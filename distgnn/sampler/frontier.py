@@ -158,10 +158,13 @@ class EntryFrontier:
     Args:
         store: draws the rows; its topology has times. scratch: this thread's, for this minibatch.
         cutoffs: the distinct ones, int64 `[C]`. n_seeds: how many seed edges, or seeds, have each, int64 `[C]`.
+        leaf_degrees: whether to count the edges of entries that neighbours are drawn for nowhere.
     """
 
-    def __init__(self, store: TopologyStore, scratch: Scratch, cutoffs: np.ndarray, n_seeds: np.ndarray) -> None:
-        self.store, self.scratch = store, scratch
+    def __init__(
+        self, store: TopologyStore, scratch: Scratch, cutoffs: np.ndarray, n_seeds: np.ndarray, leaf_degrees: bool
+    ) -> None:
+        self.store, self.scratch, self.leaf_degrees = store, scratch, leaf_degrees
         self.cutoffs = cutoffs
         self.seeds_before = np.concatenate([[0], np.cumsum(n_seeds)])
         self.epoch = scratch.next_epoch()
@@ -209,7 +212,7 @@ class EntryFrontier:
         return self.scratch.entry_nodes[first : self.n], self.scratch.entry_cutoff[first : self.n]
 
     def finish(self, step: int, exclusion: Exclusion) -> Reached:
-        """See `Frontier`; degrees count the edges up to the cut-off that are not excluded."""
+        """See `Frontier`; degrees count the edges up to the cut-off that are not excluded, -1 where nobody counts."""
         scratch = self.scratch
         nodes, number = self._entries(0)
         # One allocation, which is then large enough for the kernel's large pages: page by page, the first touch of a
@@ -220,7 +223,10 @@ class EntryFrontier:
         describe_entries(nodes, number, self.cutoffs, topology.offsets, topology.facts, node_type, stable, cutoff)
         n_drawn = len(self.degree)
         degree[:n_drawn] = self.degree
-        degree[n_drawn:] = self.store.degree_until(step, nodes[n_drawn:], cutoff[n_drawn:], exclusion)
+        if self.leaf_degrees:
+            degree[n_drawn:] = self.store.degree_until(step, nodes[n_drawn:], cutoff[n_drawn:], exclusion)
+        else:
+            degree[n_drawn:] = -1
         distinct = scratch.reserve(min(self.n, len(scratch.slot)))
         n_nodes = append_distinct(nodes, scratch.slot, self.epoch, distinct, 0, entry_row)
         return Reached(distinct[:n_nodes].copy(), node_type, stable, degree, entry_row, cutoff)

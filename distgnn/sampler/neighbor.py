@@ -47,6 +47,8 @@ class NeighborSampler:
         weighted: draw neighbours with probability by their edges' weights (of what is left of a row), not uniformly;
             edges of weight 0 are never drawn. The graph must have weights. A mean over the drawn is then biased towards
             heavy edges, by intention.
+        leaf_degrees: whether blocks say the degrees of sources that nothing is drawn for. With time-respecting sampling
+            these take a search each, most of a step's; False leaves them at -1, for who does not read them.
         store: draws the rows; None: the graph, which then holds all rows. Where it may wait, `sample` is a collective.
     """
 
@@ -62,6 +64,7 @@ class NeighborSampler:
         num_negatives: int = 1,
         time_respecting: bool = False,
         weighted: bool = False,
+        leaf_degrees: bool = True,
         store: TopologyStore | None = None,
     ) -> None:
         if not fanout or any(f < 1 for f in fanout):
@@ -87,13 +90,14 @@ class NeighborSampler:
         self.num_negatives = num_negatives
         self.time_respecting = time_respecting
         self.weighted = weighted
+        self.leaf_degrees = leaf_degrees
         self.store = store or LocalStore(graph)
         self._local = threading.local()
 
     @property
     def round_trips(self) -> int:
         """How often a step asks the store after its seeds."""
-        return len(self.fanout) + self.time_respecting
+        return len(self.fanout) + (self.time_respecting and self.leaf_degrees)
 
     def sample(self, seeds: SeedEdges | np.ndarray, step: int) -> MiniBatch:
         """The minibatch of a step.
@@ -118,7 +122,7 @@ class NeighborSampler:
             return NodeFrontier(self.store, scratch, self.weighted), None
         assert time is not None
         cutoffs, number, n_seeds = np.unique(time, return_inverse=True, return_counts=True)
-        return EntryFrontier(self.store, scratch, cutoffs, n_seeds), number
+        return EntryFrontier(self.store, scratch, cutoffs, n_seeds, self.leaf_degrees), number
 
     def _sample_nodes(self, seeds: np.ndarray, step: int) -> MiniBatch:
         started = time.perf_counter()

@@ -33,7 +33,7 @@ class TopologyStore(Protocol):
 
         Args:
             round_trips: calls of a step after `items` or `dated_items`: one of `draw`, `draw_by_weight` or `draw_until`
-                for each hop, and one of `degree_until` after the latter.
+                for each hop, and one of `degree_until` after the latter where leaves are counted.
         """
 
     def finish(self, stop: int) -> None:

@@ -155,6 +155,7 @@ class PhaseTrainer:
             num_negatives=config.loss.num_negatives,
             time_respecting=config.sampler.respects_time,
             weighted=config.sampler.weighted,
+            leaf_degrees=self.model.encoder.reads_degrees,
             store=store,
         )
         self._rows, self._gradients = RowBuffer(), self.embedding.gradient_buffer()  # of a step's rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,15 @@ def test_graphsage_is_pygs_sageconv() -> None:
         conv.lin_r.weight.copy_(encoder.own[0].weight)
     expected = conv(x, edge_index(graph))
     torch.testing.assert_close(encoder([full_block(graph)], x, 0), expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["lightgcn", "gcn", "graphsage", "torch_geometric.nn.SAGEConv"])
+def test_only_who_says_so_reads_degrees(name: str) -> None:
+    graph = small_graph()
+    x, block = rows(graph.n_nodes), full_block(graph)
+    encoder = make_encoder(name, DIM, 1, 0.0).double()
+    others = replace(block, degree=block.degree + 3)
+    assert encoder.reads_degrees != torch.equal(encoder([block], x, 0), encoder([others], x, 0))
 
 
 def test_hidden_layers_are_gelu_and_the_last_is_linear() -> None:

@@ -88,6 +88,22 @@ def test_a_minibatch_equals_plain_python(expand: str, exclude: bool) -> None:
         assert [name[n] for n in batch.nodes[batch.entry_row]] == [node for node, _ in entries]
 
 
+@pytest.mark.parametrize("expand", ["all", "new"])
+def test_leaves_that_nobody_counts_change_nothing_else(expand: str) -> None:
+    graph, _ = cut(4)
+    order = SeedOrder(graph, 40, SEED)
+    seeds = order.seeds(3)
+    counted, uncounted = (sampler_of(graph, expand=expand, leaf_degrees=leaves) for leaves in (True, False))
+    assert (counted.round_trips, uncounted.round_trips) == (len(FANOUT) + 1, len(FANOUT))
+    first, second = (sampler.sample(seeds, 3) for sampler in (counted, uncounted))
+    assert entries_of(first) == entries_of(second) and np.array_equal(first.nodes, second.nodes)
+    for block, other in zip(first.blocks, second.blocks, strict=True):
+        assert np.array_equal(block.indptr, other.indptr) and np.array_equal(block.indices, other.indices)
+    drawn = second.blocks[-1].n_dst
+    assert np.array_equal(first.blocks[-1].degree[:drawn], second.blocks[-1].degree[:drawn])
+    assert (first.blocks[-1].degree[drawn:] >= 0).all() and (second.blocks[-1].degree[drawn:] == -1).all()
+
+
 def share(n_parts: int, workers: int, rank: int, step: int) -> tuple[SeedEdges, MiniBatch]:
     graph, book = cut(n_parts)
     seeds = SeedOrder(graph, 40, SEED, book.worker_bounds(workers), rank).seeds(step)
