@@ -22,6 +22,7 @@ import numpy as np
 
 from distgnn.distributed import futex
 from distgnn.distributed.process_group import WorkerGroup
+from distgnn.kernels.fence import fence
 from distgnn.pages import map_shared
 from distgnn.types import WorkerError
 
@@ -67,6 +68,7 @@ class Meeting:
     def arrive(self) -> None:
         """Tell the others that this worker is there, and go on: what it has written is seen by who waits for it."""
         self._turn += 1
+        fence()
         self._turns[self.rank] = self._turn
         if futex.AVAILABLE:
             futex.wake(self._address[self.rank])
@@ -74,7 +76,10 @@ class Meeting:
     def _late(self) -> list[int]:
         """Who has not arrived as often as this worker."""
         turn = self._turn
-        return [rank for rank, come in enumerate(self._turns.tolist()) if come < turn]
+        late = [rank for rank, come in enumerate(self._turns.tolist()) if come < turn]
+        if not late:
+            fence()
+        return late
 
     @property
     def complete(self) -> bool:
