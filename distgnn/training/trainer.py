@@ -159,6 +159,7 @@ class PhaseTrainer:
             store=store,
         )
         self._rows, self._gradients = RowBuffer(), self.embedding.gradient_buffer()  # of a step's rows
+        self._most_items = int(np.diff(topology.user_offsets).max(initial=0))  # of a user
         self.schedule = Schedule()
         self.totals = Totals()
         self.step = 0
@@ -264,8 +265,9 @@ class PhaseTrainer:
         totals.positives += len(batch.share)
         totals.sampled_edges += batch.sampled_edges
         totals.traffic.add("topology", *batch.sent)
-        every = self.topology.degree(batch.node_of(batch.user_index)) >= self.topology.n_items
-        totals.users_with_every_item += int(every.sum())
+        if self._most_items >= self.topology.n_items:
+            every = self.topology.degree(batch.node_of(batch.user_index)) >= self.topology.n_items
+            totals.users_with_every_item += int(every.sum())
         totals.without_negatives += batch.without_negatives
 
     def resume(self, info: CheckpointInfo) -> None:
