@@ -95,7 +95,7 @@ class _InBatchSoftmax(torch.autograd.Function):
             if order is None:
                 grad_gathered.copy_(grad_columns.T)
             else:
-                grad_gathered.index_copy_(0, order, grad_columns.T)
+                grad_gathered.index_copy_(0, order, grad_columns.T.contiguous())
             ctx.save_for_backward(grad_user.div_(temperature), grad_gathered.div_(temperature))
         return total
 
