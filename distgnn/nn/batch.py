@@ -12,6 +12,8 @@ from distgnn.distributed.device_memory import RowBuffer, move
 from distgnn.kernels.rng import STREAM_DROPOUT, combine, hash2, keys_of_nodes
 from distgnn.types import Block, MiniBatch
 
+NO_KEYS = np.empty(0, np.int64)
+
 
 @dataclass(frozen=True)
 class BlockTensors:
@@ -22,7 +24,8 @@ class BlockTensors:
         indptr: int64 `[n_dst + 1]`. indices: int32 `[e]`, local sources.
         degree: `[n_src]`, as in `distgnn.types.Block`, in the model's dtype.
         drawn: `[n_dst]`, edges drawn a destination, in the model's dtype.
-        node_key: uint64 bits as int64 `[n_src]`, hash of (type, stable id).
+        node_key: uint64 bits as int64 `[n_src]`, hash of (type, stable id), which dropout goes by; `[0]` where there is
+            none.
         gradients: memory for the gradient of the source rows, on the CPU; None: new memory. With it, the gradient is to
             be read before the next backward through such a block.
     """
@@ -86,6 +89,7 @@ def block_tensors(
     """Copy to the device (asynchronous, on the current stream; on the CPU they are views of the arrays).
 
     Args:
+        keys: of the sources (see `node_keys`), or `NO_KEYS` where no dropout is active.
         gradients: of the last block, which takes the input rows.
     """
     node_key = move(torch.from_numpy(keys), device)

@@ -16,7 +16,7 @@ from distgnn.distributed.exchange import plan_fetch, send_rows
 from distgnn.distributed.features import FeatureStore
 from distgnn.distributed.process_group import WorkerGroup
 from distgnn.graph import Topology
-from distgnn.nn.batch import block_tensors, entry_index, node_keys, row_types
+from distgnn.nn.batch import NO_KEYS, block_tensors, entry_index, row_types
 from distgnn.nn.model import GraphRecommender
 from distgnn.sampler import NeighborSampler
 from distgnn.sampler.full import FullNeighborhood, chunks_by_edges, rotated_block
@@ -73,8 +73,7 @@ def infer(
             block, sources = neighborhood.block(own.nodes[first:last])
             plan = plan_fetch(sources, bounds, group, embedding.device)
             rows = move(send_rows(plan, states[-1].index_select(0, plan.rows), group), group.device)
-            keys = np.zeros(len(sources), np.int64)  # dropout is off
-            tensors = block_tensors([block], keys, group.device, embedding.weight.dtype)[0]
+            tensors = block_tensors([block], NO_KEYS, group.device, embedding.weight.dtype)[0]
             parts.append(move(model.encoder.layer(index, tensors, rows, 0), embedding.device))
         states.append(torch.cat(parts))
     return _vectors(model, states, own, group.device, most_rows)
@@ -95,14 +94,13 @@ def _layers_of_all(
     per_row = max(_MADE_ROWS * width, memory_bytes // max(_ROWS, n // 16))
     chunks = chunks_by_edges(per_edge * own.degree + per_row, memory_bytes)
     room = max((last - first for first, last in chunks), default=0)
-    keys = np.zeros(room + n, np.int64)  # dropout is off
     rows = _behind(room, start)
     states = [start]
     for index in range(model.encoder.n_layers):
         following = rows.new_empty(0)
         for first, last in chunks:
             block = rotated_block(topology, own.degree, first, last)
-            tensors = block_tensors([block], keys, start.device, dtype)[0]
+            tensors = block_tensors([block], NO_KEYS, start.device, dtype)[0]
             sources = rows[room - block.n_dst :]
             sources[: block.n_dst] = states[-1][first:last]
             made = model.encoder.layer(index, tensors, sources, 0)
@@ -176,8 +174,7 @@ def infer_sampled(
     for i in range(rounds):
         nodes = own.nodes[i * chunk : (i + 1) * chunk]
         batch = sampler.sample(nodes, SAMPLED_INFERENCE_STEP)
-        keys = node_keys(batch.node_type, batch.stable_id)
-        tensors = block_tensors(batch.blocks, keys, group.device, embedding.weight.dtype)
+        tensors = block_tensors(batch.blocks, NO_KEYS, group.device, embedding.weight.dtype)
         plan = embedding.plan(batch.nodes, bounds, exchange=features is not None)
         rows = embedding.fetch(plan).detach()
         found = None if features is None else features.fetch(plan, batch.nodes, row_types(batch))

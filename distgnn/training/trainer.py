@@ -24,7 +24,7 @@ from distgnn.distributed.probable_nodes import probable_nodes
 from distgnn.distributed.process_group import WorkerGroup
 from distgnn.graph import Topology
 from distgnn.loader import DeviceFeed, PrefetchLoader
-from distgnn.nn.batch import BlockTensors, block_tensors, dropout_key, entry_index, node_keys, row_types
+from distgnn.nn.batch import NO_KEYS, BlockTensors, block_tensors, dropout_key, entry_index, node_keys, row_types
 from distgnn.nn.model import GraphRecommender
 from distgnn.sampler import NeighborSampler, SeedOrder, store_of
 from distgnn.timeline import (
@@ -191,7 +191,7 @@ class PhaseTrainer:
 
     def block_tensors(self, batch: MiniBatch) -> list[BlockTensors]:
         """The minibatch's blocks on the worker's device; on a GPU the copies are asynchronous."""
-        keys = node_keys(batch.node_type, batch.stable_id)
+        keys = node_keys(batch.node_type, batch.stable_id) if self.config.model.dropout else NO_KEYS
         return block_tensors(batch.blocks, keys, self.group.device, self.dtype, self._gradients)
 
     def fetch_features(self, plan: RowPlan, batch: MiniBatch) -> NodeFeatures | None:
