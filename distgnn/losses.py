@@ -75,6 +75,7 @@ class _InBatchSoftmax(torch.autograd.Function):
         else:
             bounds = [0]
         bounds.append(rules.masked.shape[1])
+        in_place = user.device.type == "cpu"  # there it reads a row before it writes it
         room = user.new_empty((min(chunk_rows, len(user)), len(columns)))
         for chunk, start in enumerate(starts):
             rows = slice(start, start + chunk_rows)
@@ -83,7 +84,7 @@ class _InBatchSoftmax(torch.autograd.Function):
             rules.apply(logits, start, rules.masked[:, bounds[chunk] : bounds[chunk + 1]])
             own = target[rows, None]
             largest, score = logits.amax(1), logits.gather(1, own)[:, 0]
-            share = torch.softmax(logits, 1, out=logits)
+            share = torch.softmax(logits, 1, out=logits if in_place else None)
             # The largest score's share is 1 / sum of exp(score - largest).
             total += (largest - score - share.amax(1).log()).sum()
             if wanted:
