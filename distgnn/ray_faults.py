@@ -18,6 +18,7 @@ import ray
 from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayActorError
 from ray.train.torch import TorchConfig
 from ray.train.torch.config import _TorchBackend
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 from ray.train.v2._internal.execution.scaling_policy import autoscaling_coordinator_client as reservations
@@ -42,6 +43,7 @@ class Mailbox:
     def __init__(self) -> None:
         self._mistake = self._fault = ""
         self._placement: PlacementGroup | None = None
+        self._cleaner: Any = None
 
     def leave_mistake(self, message: str) -> None:
         """The first one is kept."""
@@ -66,6 +68,14 @@ class Mailbox:
     def placement(self) -> PlacementGroup | None:
         """None: nothing has been placed."""
         return self._placement
+
+    def leave_cleaner(self, cleaner: Any) -> None:
+        """The actor that Ray has to take back what the last controller placed."""
+        self._cleaner = cleaner
+
+    def cleaner(self) -> Any:
+        """None: there has been none."""
+        return self._cleaner
 
 
 class ProcessGroup(TorchConfig):
@@ -102,6 +112,7 @@ class FaultWatch(ControllerCallback, WorkerGroupCallback):
         """In the controller, before it reserves. What a killed run has reserved, Ray would keep for three minutes."""
         self.__dict__.update(state)
         reservations.AUTOSCALING_REQUESTS_EXPIRE_TIME_S = _RESERVED_SECONDS
+        self._tell_cleaner()
 
     def after_controller_start(self, train_run_context: Any) -> None:
         """Before the first group."""
@@ -146,6 +157,16 @@ class FaultWatch(ControllerCallback, WorkerGroupCallback):
         ray.get(self._mailbox.leave_fault.remote(fault))
         if self._failures <= self._restarts:
             print(f"{fault}; restart {self._failures} of {self._restarts}", file=sys.stderr, flush=True)
+
+    def _tell_cleaner(self) -> None:
+        """Of a controller that dies before this actor is up nobody tells it, and it would stay for good."""
+        launch, mailbox = PlacementGroupCleanerCallback.after_controller_start, self._mailbox
+
+        def launch_and_tell(callback: Any, train_run_context: Any) -> None:
+            launch(callback, train_run_context)
+            mailbox.leave_cleaner.remote(callback._cleaner)
+
+        PlacementGroupCleanerCallback.after_controller_start = launch_and_tell
 
     def _tell_placements(self) -> None:
         """Ray forgets the CPUs of a group that is being started, while the driver lives, if its controller dies."""

@@ -24,7 +24,7 @@ from ray.exceptions import RayActorError, RayError
 from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError
-from ray.util.placement_group import remove_placement_group
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distgnn import ray_probe, storage
@@ -129,9 +129,8 @@ def _fit(
             outcome: dict[str, Any] = trainer.fit().return_value
         except (TrainingFailedError, RayActorError) as error:
             box = task["mailbox"]
-            mistake, fault, placement = ray.get([box.mistake.remote(), box.fault.remote(), box.placement.remote()])
-            if placement is not None:
-                remove_placement_group(placement)  # a controller that has died while it started workers left it
+            mistake, fault = ray.get([box.mistake.remote(), box.fault.remote()])
+            _clear_away(*ray.get([box.placement.remote(), box.cleaner.remote()]))
             if mistake:
                 raise UserError(mistake) from None
             if _found_no_room(error):
@@ -144,6 +143,14 @@ def _fit(
                 raise _worker_error(error, fault, cluster.max_failures) from None
         else:
             return outcome
+
+
+def _clear_away(placement: PlacementGroup | None, cleaner: Any) -> None:
+    """What a controller leaves that has died while it started workers."""
+    if placement is not None:
+        remove_placement_group(placement)
+    if cleaner is not None:
+        ray.kill(cleaner)
 
 
 def _make_do(cluster: ClusterConfig, per_worker: dict[str, float], most: int) -> int:
