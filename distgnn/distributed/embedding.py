@@ -34,7 +34,7 @@ from distgnn.kernels.sparse_optimizer import (
     sparse_sgd,
 )
 from distgnn.kernels.threads import share_rows
-from distgnn.pages import collapse, zeros
+from distgnn.pages import zeros
 from distgnn.types import UserError
 
 _INIT_CHUNK = 1 << 16
@@ -134,7 +134,7 @@ class ShardedEmbedding:
             keyed_normal(key, node_type[start:stop], stable_id[start:stop], normal)
             self._table[start:stop] = torch.from_numpy(normal * std).to(dtype)
         if self._shared is not None:
-            collapse(self._table.numpy())
+            self._shared.use_large_pages()
         self._moments = [_zeros((n, dim), dtype, device) for _ in range(optim.n_moments())]
         self._hot_row = move(torch.from_numpy(hot_row), self.device)
         self._slot, self._stamp = zeros((n if group.size > 1 else 0,), np.dtype(np.int64)), 0

@@ -80,6 +80,7 @@ class SharedRows:
         self.group, self.n_nodes, self._meeting = group, len(self.table), meeting
         self.outbox = self.outboxes[group.rank * self.n_nodes : (group.rank + 1) * self.n_nodes]
         self._moved = False  # whether this worker has said that its rows are as they are to be read
+        self._large = [0] * group.size  # rows of each outbox that are on large pages here
 
     @classmethod
     def of(cls, n_own: int, dim: int, dtype: torch.dtype, group: WorkerGroup) -> SharedRows | None:
@@ -97,6 +98,20 @@ class SharedRows:
             group,
         )
         return None if shared is None else cls(shared[0], group, shared[1])
+
+    def use_large_pages(self) -> None:
+        """For the table, once all rows are written; a collective: who only reads rows maps the pages that are there."""
+        rows = -(-self.n_nodes // self.group.size)
+        collapse(self.table[self.group.rank * rows : (self.group.rank + 1) * rows])
+        self.group.barrier()
+        collapse(self.table)
+
+    def use_large_outbox(self, worker: int, n: int) -> None:
+        """For so many rows of a worker's outbox, and some more."""
+        if n > self._large[worker]:
+            self._large[worker] = min(n + n // 8, self.n_nodes)
+            start = worker * self.n_nodes
+            collapse(self.outboxes[start : start + self._large[worker]])
 
     def moved(self) -> None:
         """This worker's rows are as they are to be read next."""
@@ -151,6 +166,7 @@ class SharedRows:
         sources = []
         for worker in range(self.group.size):
             start, stop = self._starts[worker, rank : rank + 2].tolist()
+            self.use_large_outbox(worker, int(self._starts[worker, -1]))
             nodes, places = self._nodes[worker, start:stop], self._places[worker, start:stop]
             sources.append(Source(nodes, places, low, worker * self.n_nodes))
         return sources
@@ -161,13 +177,11 @@ class OutboxBuffer(RowBuffer):
 
     def __init__(self, shared: SharedRows) -> None:
         super().__init__()
-        self._outbox, self._large = torch.from_numpy(shared.outbox), 0
+        self._shared, self._outbox = shared, torch.from_numpy(shared.outbox)
 
     def rows(self, n: int, dim: int, dtype: torch.dtype) -> torch.Tensor:
         """See `RowBuffer`; other memory where that many do not fit, as (node, cut-off) entries may not."""
         if n <= len(self._outbox) and dim == self._outbox.shape[1] and dtype == self._outbox.dtype:
-            if n > self._large:
-                self._large = min(n + n // 8, len(self._outbox))
-                collapse(self._outbox[: self._large].numpy())
+            self._shared.use_large_outbox(self._shared.group.rank, n)
             return self._outbox[:n]
         return super().rows(n, dim, dtype)
