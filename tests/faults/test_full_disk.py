@@ -46,12 +46,10 @@ WRITES = {
     "report": ("run/.report.json", "0", 3),
     "report's page": ("run/.report.html", "4096", 3),
 }
-ALWAYS = ("shard, second checkpoint",)
 
 
-@pytest.mark.parametrize(
-    "what", [pytest.param(what, marks=() if what in ALWAYS else pytest.mark.slow) for what in WRITES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("what", list(WRITES))
 def test_a_run_stops_in_words_and_goes_on_once_there_is_room(
     runs: SmallRuns, undisturbed: Path, library: Path, note: Note, what: str
 ) -> None:

@@ -136,7 +136,7 @@ def write_features(path: Path, seed: int) -> str:
     return f"data.item_features={path}"
 
 
-@pytest.mark.parametrize("features", [False, True])
+@pytest.mark.parametrize("features", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
 def test_on_another_number_of_workers(log: Path, tmp_path: Path, before: int, after: int, features: bool) -> None:
     more = [write_features(tmp_path / "features.parquet", 0)] if features else []
