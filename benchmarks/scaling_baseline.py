@@ -26,7 +26,7 @@ from distgnn.distributed.device_memory import RowBuffer
 from distgnn.distributed.process_group import WorkerGroup
 from distgnn.graph import Topology
 from distgnn.loader import PrefetchLoader
-from distgnn.nn.batch import BlockTensors, block_tensors, node_keys
+from distgnn.nn.batch import NO_KEYS, BlockTensors, block_tensors
 from distgnn.nn.model import GraphRecommender
 from distgnn.partition.prepare import open_or_prepare
 from distgnn.sampler import NeighborSampler, SeedOrder
@@ -102,8 +102,7 @@ class Baseline:
         for batch in loader:
             since = time.perf_counter()
             self.optimizer.zero_grad(set_to_none=True)
-            keys = node_keys(batch.node_type, batch.stable_id)
-            blocks = block_tensors(batch.blocks, keys, group.device, torch.float32, self.gradients)
+            blocks = block_tensors(batch.blocks, NO_KEYS, group.device, torch.float32, self.gradients)
             user, item = self.wrapped(torch.from_numpy(batch.nodes), blocks, batch.n_seed_users)
             # DDP averages: a worker's part of the global mean, times W.
             loss = group.size * loss_of(self.config.loss, batch, user, item, self.topology, alone)

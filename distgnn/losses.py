@@ -5,6 +5,7 @@ So gradients are summed over workers, and no factor W stands anywhere.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -134,7 +135,7 @@ def in_batch_softmax(
     """
     chunk_bytes = most_logit_bytes(user.device) if chunk_bytes is None else chunk_bytes
     most = max(1, chunk_bytes // max(1, len(gathered) * user.element_size()))
-    chunk_rows = max(1, -(-len(user) // max(1, -(-len(user) // most))))  # all about as long
+    chunk_rows = math.ceil(len(user) / max(1, math.ceil(len(user) / most))) or 1  # all about as long
     total: torch.Tensor = _InBatchSoftmax.apply(user, gathered, order, target, rules, temperature, chunk_rows)
     return total / global_size
 

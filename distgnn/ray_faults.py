@@ -109,7 +109,10 @@ class FaultWatch(ControllerCallback, WorkerGroupCallback):
         self._alarm: threading.Timer | None = None
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """In the controller, before it reserves. What a killed run has reserved, Ray would keep for three minutes."""
+        """In the controller, before it reserves and before Ray's own callbacks are called.
+
+        What a killed run has reserved, Ray would keep for three minutes.
+        """
         self.__dict__.update(state)
         reservations.AUTOSCALING_REQUESTS_EXPIRE_TIME_S = _RESERVED_SECONDS
         self._tell_cleaner()

@@ -6,6 +6,7 @@ has to wait before dropping one. What concerns CUDA in this module has not been 
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from distgnn.pages import zeros
@@ -35,6 +36,17 @@ def host_buffer(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
     return torch.empty(shape, dtype=dtype, pin_memory=device.type == "cuda")
 
 
+def numpy_dtype(dtype: torch.dtype) -> np.dtype:
+    """As NumPy names it."""
+    found: np.dtype = torch.empty(0, dtype=dtype).numpy().dtype
+    return found
+
+
+def host_zeros(shape: tuple[int, int], dtype: torch.dtype) -> torch.Tensor:
+    """Rows of zeros in host memory, to be read or moved in no order: in large pages."""
+    return torch.from_numpy(zeros(shape, numpy_dtype(dtype)))
+
+
 class RowBuffer:
     """Host memory for the rows of one step after another.
 
@@ -49,8 +61,7 @@ class RowBuffer:
         """Uninitialised `[n, dim]`; what it gave before is overwritten."""
         kept = self._kept
         if kept is None or len(kept) < n or kept.shape[1] != dim or kept.dtype != dtype:
-            kind = torch.empty(0, dtype=dtype).numpy().dtype
-            self._kept = kept = torch.from_numpy(zeros((n + n // 8, dim), kind))
+            self._kept = kept = host_zeros((n + n // 8, dim), dtype)
         return kept[:n]
 
 

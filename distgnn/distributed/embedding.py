@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from distgnn.config import OptimConfig
-from distgnn.distributed.device_memory import RowBuffer, host_buffer, move, on_host
+from distgnn.distributed.device_memory import RowBuffer, host_buffer, host_zeros, move, on_host
 from distgnn.distributed.exchange import FetchPlan, part_sizes, plan_fetch, return_rows, send_rows, sum_over_workers
 from distgnn.distributed.hot_rows import HotNodes
 from distgnn.distributed.process_group import WorkerGroup
@@ -126,7 +126,7 @@ class ShardedEmbedding:
                 "in containers apart, or their tables on GPUs; set cluster.exchange = auto"
             )
         else:
-            self._table = _zeros((n, dim), dtype, device)
+            self._table = _table_of_zeros((n, dim), dtype, device)
         key = np.uint64(hash2(np.uint64(seed), STREAM_INIT))
         for start in range(0, n, _INIT_CHUNK):
             stop = min(start + _INIT_CHUNK, n)
@@ -135,7 +135,7 @@ class ShardedEmbedding:
             self._table[start:stop] = torch.from_numpy(normal * std).to(dtype)
         if self._shared is not None:
             self._shared.use_large_pages()
-        self._moments = [_zeros((n, dim), dtype, device) for _ in range(optim.n_moments())]
+        self._moments = [_table_of_zeros((n, dim), dtype, device) for _ in range(optim.n_moments())]
         self._hot_row = move(torch.from_numpy(hot_row), self.device)
         self._slot, self._stamp = zeros((n if group.size > 1 else 0,), np.dtype(np.int64)), 0
         self._count = np.arange(0)
@@ -381,8 +381,5 @@ class ShardedEmbedding:
             table[rows] = weight - step_size * m / (v.sqrt() + o.eps)
 
 
-def _zeros(shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """A table of zeros; rows are read and moved in no order, hence in large pages."""
-    if device.type != "cpu":
-        return torch.zeros(shape, dtype=dtype, device=device)
-    return torch.from_numpy(zeros(shape, torch.empty(0, dtype=dtype).numpy().dtype))
+def _table_of_zeros(shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    return host_zeros(shape, dtype) if device.type == "cpu" else torch.zeros(shape, dtype=dtype, device=device)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from distgnn.distributed.device_memory import numpy_dtype
 from distgnn.distributed.process_group import WorkerGroup
 from distgnn.distributed.shared_memory import Meeting, share_arrays
 from distgnn.timeline import OUTPUT_GRADIENTS, OUTPUTS
@@ -30,7 +31,7 @@ class OutputBoard:
     @classmethod
     def of(cls, capacity: int, dim: int, dtype: torch.dtype, group: WorkerGroup) -> OutputBoard | None:
         """For so many rows `[capacity, dim]`; None where the workers share no host. A collective."""
-        kind = torch.empty(0, dtype=dtype).numpy().dtype
+        kind = numpy_dtype(dtype)
         parts = [((2, capacity, dim), kind), ((2, group.size, capacity, dim), kind)]
         shared = share_arrays(parts, group)
         return None if shared is None else cls(shared[0], group, shared[1])

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from distgnn.distributed.device_memory import RowBuffer
+from distgnn.distributed.device_memory import RowBuffer, numpy_dtype
 from distgnn.distributed.process_group import WorkerGroup
 from distgnn.distributed.shared_memory import Meeting, share_arrays
 from distgnn.kernels.routing import route_by_owner
@@ -85,7 +85,7 @@ class SharedRows:
     @classmethod
     def of(cls, n_own: int, dim: int, dtype: torch.dtype, group: WorkerGroup) -> SharedRows | None:
         """For workers that own so many nodes each; None where they share no host. A collective."""
-        kind, ids = torch.empty(0, dtype=dtype).numpy().dtype, np.dtype(np.int64)
+        kind, ids = numpy_dtype(dtype), np.dtype(np.int64)
         n_nodes, workers = int(group.sum_floats([float(n_own)])[0]), group.size
         shared = share_arrays(
             [

@@ -6,11 +6,11 @@ import numpy as np
 from numba import njit
 
 from distgnn.kernels.address import array_at, part_of, prefetch, row_bounds
+from distgnn.kernels.prefetch import prefetch_lines
 from distgnn.kernels.rng import bounded, combine, draw
 
 _ROWS_AHEAD = 4  # whose neighbours are on the way
 _NEIGHBORS_AHEAD = 16
-_LINE = 64
 _MOST_BYTES = 2048  # of a row that are asked for: what follows in a long one the processor asks for by itself
 
 
@@ -109,8 +109,7 @@ def known_columns(
     n = 0
     for i in range(user.shape[0]):
         coming = min(i + _ROWS_AHEAD, user.shape[0] - 1)
-        for byte in range(0, min(degree[coming] * width, _MOST_BYTES), _LINE):
-            prefetch(start[coming] + byte)
+        prefetch_lines(start[coming], min(degree[coming] * width, _MOST_BYTES))
         row = array_at(start[i], degree[i], like_indices)
         n_met = 0
         for e in range(degree[i]):  # a fifth or so are columns: no branch would guess which

@@ -12,6 +12,7 @@ from numba import njit
 
 from distgnn.kernels.address import array_at, prefetch
 from distgnn.kernels.alias_tables import HALF_CELL, SHORT, SHORT_MASK, SHORT_WORDS
+from distgnn.kernels.prefetch import prefetch_lines
 from distgnn.kernels.rng import bounded_wide, draw
 from distgnn.kernels.weighted_rows import (
     DEGREE,
@@ -25,7 +26,6 @@ from distgnn.kernels.weighted_rows import (
 )
 
 ROWS_AHEAD = 16  # whose lines are on the way: a first cache level has room for as many
-_LINE = 64  # bytes
 _LOW_32, _S32 = np.uint64(0xFFFFFFFF), np.uint64(32)
 _ONE = np.uint64(1)
 
@@ -72,8 +72,7 @@ def draw_short_rows(rows, key, short, fanout, like_indices, like_sums, excluded,
 
 @njit(nogil=True, cache=True, inline="always")
 def _prefetch_span(address, size):
-    for byte in range(0, size, _LINE):
-        prefetch(address + byte)
+    prefetch_lines(address, size)
     prefetch(address + size - 1)
 
 
